@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Types and functions shared by the files of the module.
+ */
+#ifndef COWSNAP_H
+#define COWSNAP_H
+
+#include <linux/cowsnap.h>
+#include <linux/types.h>
+
+struct mm_struct;
+
+/*
+ * One request on its way through the module. Ranges are half open and page
+ * aligned from check_args() on.
+ */
+struct cowsnap_op {
+	/* What the caller asked for. */
+	struct mm_struct *mm;
+	unsigned long src;
+	unsigned long len;
+	unsigned long dst;	/* becomes the address of the duplicate */
+	u32 flags;
+	u32 reserved;
+
+	/* What check_src() found in the source. */
+	unsigned int nr_vmas;
+	unsigned long nr_pages;		/* mapped, holes left out */
+	unsigned long nr_data;		/* of them, those RLIMIT_DATA counts */
+	unsigned long nr_account;	/* of them, those the commit limit counts */
+
+	/* What must be undone: commit charge that no vma owns yet. */
+	unsigned long charged;
+
+	/* What the duplicate looked like when the lock was dropped. */
+	u32 dst_hash;
+
+	/* Results. */
+	u64 shared;
+	u64 copied;
+	u64 fault_addr;
+	u32 reason;
+};
+
+/*
+ * Refuse the request because of what is at @addr. Returns @err, so that it
+ * reads "return cowsnap_refuse(op, addr, COWSNAP_REASON_HOLE, -ENOMEM)".
+ */
+static inline int cowsnap_refuse(struct cowsnap_op *op, unsigned long addr,
+				 enum cowsnap_reason reason, int err)
+{
+	op->fault_addr = addr;
+	op->reason = reason;
+	return err;
+}
+
+#define COWSNAP_REMAP_FLAGS	(COWSNAP_REMAP_FIXED |			\
+				 COWSNAP_REMAP_FIXED_NOREPLACE |	\
+				 COWSNAP_REMAP_READONLY |		\
+				 COWSNAP_REMAP_HOLES)
+
+/* remap.c */
+int cowsnap_remap(struct cowsnap_op *op);
+void cowsnap_remap_undo(struct cowsnap_op *op);
+
+/* share.c */
+int cowsnap_share(struct cowsnap_op *op);
+
+#endif /* COWSNAP_H */

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Looks up what the kernel does not export, once, when the module is loaded.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/kprobes.h>
+#include <linux/moduleparam.h>
+
+#include "compat.h"
+
+#define DEFINE_FUNC(name) DEFINE_STATIC_CALL_NULL(cowsnap_##name, name);
+#define DEFINE_DATA(name) typeof(name) *cowsnap_data_##name __ro_after_init;
+COWSNAP_KSYM_FUNCS(DEFINE_FUNC)
+COWSNAP_KSYM_DATA(DEFINE_DATA)
+
+/* Not exported either, since 5.7. */
+DEFINE_STATIC_CALL_NULL(cowsnap_lookup, kallsyms_lookup_name);
+
+/*
+ * A kprobe tells the address of any function; it is never left armed. With IBT
+ * the address may be that of the instruction after the ENDBR, which is as good
+ * for a direct call.
+ */
+static int __init find_lookup(void)
+{
+	struct kprobe probe = { .symbol_name = "kallsyms_lookup_name" };
+	int err = register_kprobe(&probe);
+
+	if (err) {
+		pr_err("no kprobe on kallsyms_lookup_name (%d): this kernel needs CONFIG_KPROBES and CONFIG_KALLSYMS\n",
+		       err);
+		return err;
+	}
+	static_call_update(cowsnap_lookup, (void *)probe.addr);
+	unregister_kprobe(&probe);
+	return 0;
+}
+
+static void *__init lookup(const char *name)
+{
+	void *addr = (void *)static_call(cowsnap_lookup)(name);
+
+	if (!addr)
+		pr_err("this kernel has no symbol %s: it is not one that this version of cowsnap supports\n",
+		       name);
+	return addr;
+}
+
+#define RESOLVE_FUNC(name) do {				\
+	void *addr = lookup(#name);			\
+							\
+	if (addr)					\
+		static_call_update(cowsnap_##name, addr);\
+	else						\
+		missing++;				\
+} while (0);
+
+#define RESOLVE_DATA(name) do {				\
+	cowsnap_data_##name = lookup(#name);		\
+	if (!cowsnap_data_##name)			\
+		missing++;				\
+} while (0);
+
+/**
+ * cowsnap_ksyms_init - resolve every symbol, name each that is missing
+ *
+ * Return: 0, -ENOENT when one is missing, or what register_kprobe() returned.
+ */
+int __init cowsnap_ksyms_init(void)
+{
+	unsigned int missing = 0;
+	int err = find_lookup();
+
+	if (err)
+		return err;
+	COWSNAP_KSYM_FUNCS(RESOLVE_FUNC)
+	COWSNAP_KSYM_DATA(RESOLVE_DATA)
+	return missing ? -ENOENT : 0;
+}
+
+#ifdef COWSNAP_FAULTS
+static atomic_t fail_nth = ATOMIC_INIT(0);
+
+static int fail_nth_set(const char *val, const struct kernel_param *kp)
+{
+	int n, err = kstrtoint(val, 0, &n);
+
+	if (!err)
+		atomic_set(&fail_nth, n);
+	return err;
+}
+
+static int fail_nth_get(char *buf, const struct kernel_param *kp)
+{
+	return sysfs_emit(buf, "%d\n", atomic_read(&fail_nth));
+}
+
+static const struct kernel_param_ops fail_nth_ops = {
+	.set = fail_nth_set,
+	.get = fail_nth_get,
+};
+module_param_cb(fail_nth, &fail_nth_ops, NULL, 0600);
+MODULE_PARM_DESC(fail_nth, "n > 0: the n-th fallible step from now fails (test build)");
+
+/* True when the step that asks is the one that shall fail. */
+bool cowsnap_fault(void)
+{
+	return atomic_add_unless(&fail_nth, -1, 0) && !atomic_read(&fail_nth);
+}
+#endif

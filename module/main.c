@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * /dev/cowsnap: the device and the reading and answering of requests.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/compat.h>
+#include <linux/fs.h>
+#include <linux/miscdevice.h>
+#include <linux/module.h>
+#include <linux/uaccess.h>
+#include <linux/utsname.h>
+
+#include "compat.h"
+#include "cowsnap.h"
+
+#define COWSNAP_KINDS	(COWSNAP_KIND_ANON | \
+			 (IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) ? \
+			  COWSNAP_KIND_THP : 0))
+
+union request {
+	struct {
+		u32 size;
+		u32 flags;
+	};
+	struct cowsnap_query query;
+	struct cowsnap_remap remap;
+};
+
+/*
+ * @run is given what reading the request came to: it serves the request only
+ * when that is 0, and sets every output. @undo is called after a success whose
+ * outputs could not be stored.
+ */
+struct command {
+	size_t size;		/* of the struct, as this module knows it */
+	size_t out;		/* offset of the first output */
+	int (*run)(union request *req, struct cowsnap_op *op, int err);
+	void (*undo)(struct cowsnap_op *op);
+};
+
+static void fill_query(struct cowsnap_query *query);
+
+static int run_query(union request *req, struct cowsnap_op *op, int err)
+{
+	struct cowsnap_query *query = &req->query;
+
+	if (!err && query->flags)
+		err = cowsnap_refuse(op, 0, COWSNAP_REASON_FLAG_UNKNOWN,
+				     -EOPNOTSUPP);
+	*query = (struct cowsnap_query){
+		.size = query->size,
+		.flags = query->flags,
+		.reason = op->reason,
+	};
+	if (!err)
+		fill_query(query);
+	return err;
+}
+
+static int run_remap(union request *req, struct cowsnap_op *op, int err)
+{
+	struct cowsnap_remap *remap = &req->remap;
+
+	op->mm = current->mm;
+	op->flags = remap->flags;
+	op->src = remap->src;
+	op->len = remap->len;
+	op->dst = remap->dst;
+	op->reserved = remap->reserved;
+	if (!err)
+		err = cowsnap_remap(op);
+	if (!err)
+		remap->dst = op->dst;
+	remap->shared = err ? 0 : op->shared;
+	remap->copied = err ? 0 : op->copied;
+	remap->fault_addr = op->fault_addr;
+	remap->reason = op->reason;
+	return err;
+}
+
+static const struct command commands[] = {
+	[_IOC_NR(COWSNAP_QUERY)] = {
+		.size = sizeof(struct cowsnap_query),
+		.out = offsetof(struct cowsnap_query, abi),
+		.run = run_query,
+	},
+	[_IOC_NR(COWSNAP_REMAP)] = {
+		.size = sizeof(struct cowsnap_remap),
+		.out = offsetof(struct cowsnap_remap, dst),
+		.run = run_remap,
+		.undo = cowsnap_remap_undo,
+	},
+};
+
+static void fill_query(struct cowsnap_query *query)
+{
+	query->abi = COWSNAP_ABI;
+	query->ops = (1u << ARRAY_SIZE(commands)) - 1;
+	query->remap_flags = COWSNAP_REMAP_FLAGS;
+	query->kinds = COWSNAP_KINDS;
+	query->huge_whole = IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE);
+}
+
+/* Is the part of the argument that we do not know zero? 0, or an error. */
+static int check_tail(const char __user *arg, size_t from, size_t size)
+{
+	size_t nr;
+	int ret;
+
+	for (; from < size; from += nr) {
+		nr = min_t(size_t, size - from, PAGE_SIZE);
+		ret = check_zeroed_user(arg + from, nr);
+		if (ret <= 0)
+			return ret ? ret : -E2BIG;
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
+	}
+	return 0;
+}
+
+/*
+ * Read the argument as copy_struct_from_user() does. *@size becomes how much of
+ * it there is to answer into; 0 when it could not be read at all.
+ */
+static int read_request(const struct command *cmd, void __user *arg,
+			union request *req, size_t *size)
+{
+	u32 usize;
+	int err;
+
+	*size = 0;
+	if (get_user(usize, (u32 __user *)arg))
+		return -EFAULT;
+	if (usize < sizeof(req->size) + sizeof(req->flags))
+		return -EINVAL;
+	err = copy_struct_from_user(req, cmd->size, arg,
+				    min_t(size_t, usize, cmd->size));
+	if (err)
+		return err;
+	*size = min_t(size_t, usize, cmd->size);
+	return check_tail(arg, cmd->size, usize);
+}
+
+/* Store the outputs, as many as the caller's struct has room for. */
+static int write_result(const struct command *cmd, void __user *arg,
+			const union request *req, size_t size)
+{
+	if (size <= cmd->out)
+		return 0;
+	if (copy_to_user(arg + cmd->out, (const char *)req + cmd->out,
+			 size - cmd->out))
+		return -EFAULT;
+	return 0;
+}
+
+static long serve(const struct command *cmd, void __user *arg)
+{
+	struct cowsnap_op op = {};
+	union request req = {};
+	size_t size;
+	int err = read_request(cmd, arg, &req, &size);
+
+	if (!size)
+		return err;
+	/* A result that has nowhere to go is found out before anything happens. */
+	if (write_result(cmd, arg, &req, size))
+		return -EFAULT;
+	if (err == -E2BIG)
+		cowsnap_refuse(&op, 0, COWSNAP_REASON_STRUCT_TAIL, err);
+	err = cmd->run(&req, &op, err);
+	if (!write_result(cmd, arg, &req, size))
+		return err;
+	if (!err && cmd->undo)
+		cmd->undo(&op);
+	return -EFAULT;
+}
+
+static long cowsnap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+{
+	unsigned int nr = _IOC_NR(cmd);
+
+	if (cmd != _IO(COWSNAP_IOC_MAGIC, nr) || nr >= ARRAY_SIZE(commands))
+		return -ENOTTY;
+	return serve(&commands[nr], (void __user *)arg);
+}
+
+static const struct file_operations cowsnap_fops = {
+	.owner = THIS_MODULE,
+	.unlocked_ioctl = cowsnap_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+	.llseek = noop_llseek,
+};
+
+static struct miscdevice cowsnap_device = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = "cowsnap",
+	.fops = &cowsnap_fops,
+	.mode = 0600,
+};
+
+static int __init cowsnap_init(void)
+{
+	struct cowsnap_query query = {};
+	int err = cowsnap_ksyms_init();
+
+	if (err)
+		return err;
+	err = misc_register(&cowsnap_device);
+	if (err)
+		return err;
+	fill_query(&query);
+	pr_info("%s on Linux %s: abi %u, ops %#x, remap_flags %#x, kinds %#x, huge_whole %u\n",
+		THIS_MODULE->version ?: "", init_utsname()->release, query.abi,
+		query.ops, query.remap_flags, query.kinds, query.huge_whole);
+	return 0;
+}
+
+static void __exit cowsnap_exit(void)
+{
+	misc_deregister(&cowsnap_device);
+}
+
+module_init(cowsnap_init);
+module_exit(cowsnap_exit);
+
+MODULE_DESCRIPTION("Duplicate ranges of memory copy-on-write within one process");
+MODULE_AUTHOR("The cowsnap maintainers");
+MODULE_VERSION("0.1");
+MODULE_LICENSE("GPL");

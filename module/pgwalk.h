@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The walk over two ranges of page tables of one mm, in step.
+ *
+ *	source         ...|----- pmd -----|----- pmd -----|...
+ *	spans             |  1  | 2 |  3  |  4  | 5 ...
+ *	destination  ...----- pmd -----|----- pmd -----|...
+ *
+ * A span is the largest piece that lies within one pmd entry on either side.
+ * Where both addresses agree modulo the size of a pmd, spans are whole pmds.
+ */
+#ifndef COWSNAP_PGWALK_H
+#define COWSNAP_PGWALK_H
+
+#include "compat.h"
+#include "cowsnap.h"
+
+struct cowsnap_walk;
+
+struct cowsnap_span {
+	unsigned long src;	/* address in the source */
+	unsigned long dst;	/* and in the destination */
+	unsigned long len;	/* bytes */
+	pmd_t *src_pmd;
+	pmd_t *dst_pmd;
+	pte_t *src_pte;		/* set for ->ptes() */
+	pte_t *dst_pte;
+};
+
+struct cowsnap_walk_ops {
+	/*
+	 * The source entry is a huge page or on its way to another place. No
+	 * lock is held. Returns 0 when the span is done, -EAGAIN when it shall
+	 * be looked at again, or an error.
+	 */
+	int (*huge)(struct cowsnap_walk *walk, struct cowsnap_span *span);
+	/*
+	 * Base pages, both page-table locks held. Returns how many entries are
+	 * done; fewer than the span has: ->blocked() is called for the next one.
+	 */
+	unsigned int (*ptes)(struct cowsnap_walk *walk,
+			     const struct cowsnap_span *span);
+	/*
+	 * The locks are dropped: do what ->ptes() could not do under them.
+	 * Returns 0 to go on at the same entry, or an error.
+	 */
+	int (*blocked)(struct cowsnap_walk *walk,
+		       const struct cowsnap_span *span);
+};
+
+struct cowsnap_walk {
+	const struct cowsnap_walk_ops *ops;
+	struct cowsnap_op *op;
+	struct vm_area_struct *src_vma;
+	struct vm_area_struct *dst_vma;
+	unsigned long offset;	/* destination - source; may wrap, added it fits */
+	/* What ->ptes() and ->huge() mapped, added to the mm by the walk. */
+	long rss_anon;
+	long rss_swap;
+	void *private;
+};
+
+int cowsnap_walk(struct cowsnap_walk *walk, unsigned long start,
+		 unsigned long end);
+void cowsnap_lock_pmds(struct mm_struct *mm, const struct cowsnap_span *span);
+void cowsnap_unlock_pmds(struct mm_struct *mm, const struct cowsnap_span *span);
+
+#endif /* COWSNAP_PGWALK_H */

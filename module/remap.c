@@ -1,0 +1,502 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * COWSNAP_REMAP: check, reserve, share, unwind.
+ *
+ *	check_args	what the request says of itself
+ *	check_src	every mapping of the source can be duplicated
+ *	choose_dst	where the duplicate goes, nothing in the way
+ *	check_limits	max_map_count, rlimits; take the commit charge
+ *	replace_dst	FIXED: from here on what stood there is gone
+ *	reserve_dst	one empty vma for each vma of the source
+ *	cowsnap_share	fill their page tables (share.c)
+ *
+ * Everything under one hold of the mmap lock, for writing. All that fails after
+ * replace_dst is undone by unmapping the duplicate.
+ */
+#include <linux/jhash.h>
+
+#include "compat.h"
+#include "cowsnap.h"
+
+static unsigned long op_src_end(const struct cowsnap_op *op)
+{
+	return op->src + op->len;
+}
+
+static unsigned long op_dst_end(const struct cowsnap_op *op)
+{
+	return op->dst + op->len;
+}
+
+static bool op_overlaps(const struct cowsnap_op *op, unsigned long dst)
+{
+	return dst < op_src_end(op) && op->src < dst + op->len;
+}
+
+static bool op_has_fixed_dst(const struct cowsnap_op *op)
+{
+	return op->flags & (COWSNAP_REMAP_FIXED | COWSNAP_REMAP_FIXED_NOREPLACE);
+}
+
+static bool range_fits(unsigned long start, unsigned long len)
+{
+	return len <= TASK_SIZE && start <= TASK_SIZE - len;
+}
+
+static int check_flags(struct cowsnap_op *op)
+{
+	const u32 both = COWSNAP_REMAP_FIXED | COWSNAP_REMAP_FIXED_NOREPLACE;
+
+	if (op->flags & ~COWSNAP_REMAP_FLAGS)
+		return cowsnap_refuse(op, 0, COWSNAP_REASON_FLAG_UNKNOWN,
+				      -EOPNOTSUPP);
+	if ((op->flags & both) == both)
+		return cowsnap_refuse(op, 0, COWSNAP_REASON_FLAG_CONFLICT,
+				      -EINVAL);
+	return 0;
+}
+
+static int check_args(struct cowsnap_op *op)
+{
+	int err = check_flags(op);
+
+	if (err)
+		return err;
+	if (op->reserved)
+		return cowsnap_refuse(op, 0, COWSNAP_REASON_RESERVED, -EINVAL);
+	if (!PAGE_ALIGNED(op->src | op->len))
+		return cowsnap_refuse(op, op->src, COWSNAP_REASON_ALIGN, -EINVAL);
+	if (!PAGE_ALIGNED(op->dst))
+		return cowsnap_refuse(op, op->dst, COWSNAP_REASON_ALIGN, -EINVAL);
+	if (!op->len)
+		return cowsnap_refuse(op, op->src, COWSNAP_REASON_EMPTY, -EINVAL);
+	if (!range_fits(op->src, op->len))
+		return cowsnap_refuse(op, op->src, COWSNAP_REASON_OVERFLOW,
+				      -EINVAL);
+	if (!op_has_fixed_dst(op))
+		return 0;
+	if (!range_fits(op->dst, op->len))
+		return cowsnap_refuse(op, op->dst, COWSNAP_REASON_OVERFLOW,
+				      -EINVAL);
+	if (op_overlaps(op, op->dst))
+		return cowsnap_refuse(op, max(op->src, op->dst),
+				      COWSNAP_REASON_OVERLAP, -EINVAL);
+	return 0;
+}
+
+/* Why this mapping cannot be duplicated, or COWSNAP_REASON_NONE. */
+static enum cowsnap_reason vma_refusal(struct vm_area_struct *vma)
+{
+	if (vma->vm_flags & (VM_SHARED | VM_MAYSHARE))
+		return COWSNAP_REASON_SHARED;
+	if (vma->vm_ops && !vma->vm_file)
+		return COWSNAP_REASON_SPECIAL;
+	if (vma->vm_flags & (VM_PFNMAP | VM_IO | VM_MIXEDMAP))
+		return COWSNAP_REASON_PFNMAP;
+	if (is_vm_hugetlb_page(vma))
+		return COWSNAP_REASON_HUGETLB;
+	if (vma->vm_flags & VM_WIPEONFORK)
+		return COWSNAP_REASON_WIPEONFORK;
+	if (vma->vm_flags & VM_SHADOW_STACK)
+		return COWSNAP_REASON_SHADOW_STACK;
+	/* Private /dev/zero looks anonymous, but has its file. */
+	if (vma->vm_file || !vma_is_anonymous(vma))
+		return COWSNAP_REASON_FILE;
+	return COWSNAP_REASON_NONE;
+}
+
+/* What carries over to the duplicate of @vma. */
+static unsigned long dst_vm_flags(const struct cowsnap_op *op,
+				  struct vm_area_struct *vma)
+{
+	unsigned long flags = vma->vm_flags;
+
+	/* A seal on the duplicate could never be taken off again. */
+	flags &= ~(VM_LOCKED_MASK | __VM_UFFD_FLAGS | VM_SEALED | VM_GROWSDOWN |
+		   VM_GROWSUP);
+	if (op->flags & COWSNAP_REMAP_READONLY)
+		flags &= ~VM_WRITE;
+	/* As mmap: all of a new mapping is news to a soft-dirty tracker. */
+	return flags | VM_SOFTDIRTY;
+}
+
+/* What RLIMIT_DATA counts: is_data_mapping() of the kernel. */
+static bool is_data(unsigned long vm_flags)
+{
+	return (vm_flags & (VM_WRITE | VM_SHARED | VM_STACK)) == VM_WRITE;
+}
+
+static void count_vma(struct cowsnap_op *op, struct vm_area_struct *vma,
+		      unsigned long nr)
+{
+	unsigned long flags = dst_vm_flags(op, vma);
+
+	op->nr_vmas++;
+	op->nr_pages += nr;
+	if (is_data(flags))
+		op->nr_data += nr;
+	if (flags & VM_ACCOUNT)
+		op->nr_account += nr;
+}
+
+static int check_src(struct cowsnap_op *op)
+{
+	unsigned long addr = op->src, end = op_src_end(op);
+	bool holes = op->flags & COWSNAP_REMAP_HOLES;
+	enum cowsnap_reason reason;
+	struct vm_area_struct *vma;
+
+	while (addr < end) {
+		vma = find_vma(op->mm, addr);
+		if ((!vma || vma->vm_start > addr) && !holes)
+			return cowsnap_refuse(op, addr, COWSNAP_REASON_HOLE,
+					      -ENOMEM);
+		if (!vma || vma->vm_start >= end)
+			return 0;
+		addr = max(addr, vma->vm_start);
+		reason = vma_refusal(vma);
+		if (reason)
+			return cowsnap_refuse(op, addr, reason, -EOPNOTSUPP);
+		count_vma(op, vma, (min(end, vma->vm_end) - addr) >> PAGE_SHIFT);
+		addr = vma->vm_end;
+	}
+	return 0;
+}
+
+/* FIXED: a sealed mapping stays; do_munmap() would only say -EPERM. */
+static int check_seals(struct cowsnap_op *op)
+{
+	VMA_ITERATOR(vmi, op->mm, op->dst);
+	struct vm_area_struct *vma;
+
+	for_each_vma_range(vmi, vma, op_dst_end(op))
+		if (vma->vm_flags & VM_SEALED)
+			return cowsnap_refuse(op, max(op->dst, vma->vm_start),
+					      COWSNAP_REASON_SEALED, -EPERM);
+	return 0;
+}
+
+static int check_fixed_dst(struct cowsnap_op *op)
+{
+	struct vm_area_struct *vma;
+	unsigned long addr;
+
+	addr = cowsnap_get_unmapped_area(op->dst, op->len, MAP_FIXED);
+	if (addr == (unsigned long)-EPERM)
+		return cowsnap_refuse(op, op->dst, COWSNAP_REASON_MIN_ADDR,
+				      -EPERM);
+	if (IS_ERR_VALUE(addr))
+		return cowsnap_refuse(op, op->dst, COWSNAP_REASON_OVERFLOW,
+				      -EINVAL);
+	if (op->flags & COWSNAP_REMAP_FIXED)
+		return check_seals(op);
+	vma = find_vma_intersection(op->mm, op->dst, op_dst_end(op));
+	if (vma)
+		return cowsnap_refuse(op, max(op->dst, vma->vm_start),
+				      COWSNAP_REASON_EXISTS, -EEXIST);
+	return 0;
+}
+
+static unsigned long congruent(unsigned long addr, unsigned long src)
+{
+	return addr + ((src - addr) & ~PMD_MASK);
+}
+
+/*
+ * A free range of our own choice, congruent to the source modulo the size of a
+ * huge page. With HOLES what is free may reach into the source: of a window of
+ * three times the length at most one end can.
+ */
+static int find_room(struct cowsnap_op *op)
+{
+	unsigned long room = op->len + PMD_SIZE, addr;
+
+	addr = cowsnap_get_unmapped_area(0, room, 0);
+	if (IS_ERR_VALUE(addr))
+		return -ENOMEM;
+	op->dst = congruent(addr, op->src);
+	if (!op_overlaps(op, op->dst))
+		return 0;
+	if (op->len > (TASK_SIZE - PMD_SIZE) / 3)
+		return -ENOMEM;
+	addr = cowsnap_get_unmapped_area(0, room + 2 * op->len, 0);
+	if (IS_ERR_VALUE(addr))
+		return -ENOMEM;
+	op->dst = congruent(addr, op->src);
+	if (op_overlaps(op, op->dst))
+		op->dst = congruent(addr + 2 * op->len, op->src);
+	return 0;
+}
+
+static int choose_dst(struct cowsnap_op *op)
+{
+	unsigned long hint = op->dst;
+
+	if (op_has_fixed_dst(op))
+		return check_fixed_dst(op);
+	if (hint && range_fits(hint, op->len) && !op_overlaps(op, hint) &&
+	    cowsnap_get_unmapped_area(hint, op->len, 0) == hint)
+		return 0;
+	if (cowsnap_fault() || find_room(op))
+		return cowsnap_refuse(op, hint, COWSNAP_REASON_NO_ROOM, -ENOMEM);
+	return 0;
+}
+
+/* Pages that FIXED will unmap: they make room under RLIMIT_AS. */
+static unsigned long pages_at_dst(struct cowsnap_op *op)
+{
+	VMA_ITERATOR(vmi, op->mm, op->dst);
+	struct vm_area_struct *vma;
+	unsigned long nr = 0;
+
+	for_each_vma_range(vmi, vma, op_dst_end(op))
+		nr += (min(op_dst_end(op), vma->vm_end) -
+		       max(op->dst, vma->vm_start)) >> PAGE_SHIFT;
+	return nr;
+}
+
+static bool within_rlimits(struct cowsnap_op *op)
+{
+	unsigned long replaced = pages_at_dst(op);
+	unsigned long nr = op->nr_pages - min(op->nr_pages, replaced);
+
+	if (nr && !ksym_or(false, may_expand_vm, op->mm, VM_NONE, nr))
+		return false;
+	nr = op->nr_data - min(op->nr_data, replaced);
+	return !nr || ksym_or(false, may_expand_vm, op->mm, VM_WRITE, nr);
+}
+
+/*
+ * The commit charge is taken for all vmas at once, before FIXED replaces
+ * anything; reserve_vma() hands it to the vmas one by one.
+ */
+static int check_limits(struct cowsnap_op *op)
+{
+	/* Unmapping the middle of a mapping adds one. */
+	int split = op->flags & COWSNAP_REMAP_FIXED ? 1 : 0;
+
+	if (op->mm->map_count + op->nr_vmas + split >
+	    *ksym_data(sysctl_max_map_count))
+		return cowsnap_refuse(op, op->src, COWSNAP_REASON_MAP_COUNT,
+				      -ENOMEM);
+	if (!within_rlimits(op))
+		return cowsnap_refuse(op, op->src, COWSNAP_REASON_RLIMIT,
+				      -ENOMEM);
+	if (op->nr_account &&
+	    ksym_or(-ENOMEM, security_vm_enough_memory_mm, op->mm,
+		    op->nr_account))
+		return cowsnap_refuse(op, op->src, COWSNAP_REASON_COMMIT,
+				      -ENOMEM);
+	op->charged = op->nr_account;
+	return 0;
+}
+
+static int replace_dst(struct cowsnap_op *op, struct list_head *uf)
+{
+	int err;
+
+	if (!(op->flags & COWSNAP_REMAP_FIXED))
+		return 0;
+	err = ksym_or(-ENOMEM, do_munmap, op->mm, op->dst, op->len, uf);
+	if (!err)
+		return 0;
+	return cowsnap_refuse(op, op->dst,
+			      err == -EPERM ? COWSNAP_REASON_SEALED :
+					      COWSNAP_REASON_NO_MEMORY, err);
+}
+
+/*
+ * A copy of @src_vma that is in no tree yet, for [start, end) of it. Its pages
+ * and their rmap come later: insert_vm_struct() wants a vma without anon_vma.
+ */
+static struct vm_area_struct *new_vma(struct cowsnap_op *op,
+				      struct vm_area_struct *src_vma,
+				      unsigned long start, unsigned long end)
+{
+	unsigned long flags = dst_vm_flags(op, src_vma);
+	struct vm_area_struct *vma;
+
+	vma = ksym_or(NULL, vm_area_dup, src_vma);
+	if (!vma)
+		return NULL;
+	vma->anon_vma = NULL;
+	vma->vm_start = start - op->src + op->dst;
+	vma->vm_end = end - op->src + op->dst;
+	vma->vm_userfaultfd_ctx = NULL_VM_UFFD_CTX;
+	/* Its commit charge is ours already, see check_limits(). */
+	cowsnap_set_vm_flags(vma, flags & ~VM_ACCOUNT);
+	vma->vm_page_prot = vm_get_page_prot(flags);
+	if (ksym_or(-ENOMEM, vma_dup_policy, src_vma, vma)) {
+		ksym(vm_area_free)(vma);
+		return NULL;
+	}
+	return vma;
+}
+
+/*
+ * Link an inserted vma to where the source's pages have their rmap. The page
+ * offset of the source makes linear_page_index() equal on both sides: with
+ * another one reclaim and migration would not find the duplicate's entries.
+ */
+static int link_rmap(struct vm_area_struct *vma, struct vm_area_struct *src_vma,
+		     unsigned long start)
+{
+	vma->vm_pgoff = linear_page_index(src_vma, start);
+	vma->anon_vma = src_vma->anon_vma;
+	if (cowsnap_fault()) {
+		vma->anon_vma = NULL;	/* as anon_vma_clone() leaves it */
+		return -ENOMEM;
+	}
+	return ksym(anon_vma_clone)(vma, src_vma);
+}
+
+/*
+ * Reserve the duplicate of [start, end) of @src_vma. Untouched memory gets its
+ * anon_vma now, so that both sides have the same one and can share later.
+ */
+static int reserve_vma(struct cowsnap_op *op, struct vm_area_struct *src_vma,
+		       unsigned long start, unsigned long end)
+{
+	struct vm_area_struct *vma;
+	unsigned long nr;
+
+	cowsnap_vma_start_write(src_vma);
+	if (!src_vma->anon_vma &&
+	    ksym_or(-ENOMEM, __anon_vma_prepare, src_vma))
+		return -ENOMEM;
+	vma = new_vma(op, src_vma, start, end);
+	if (!vma)
+		return -ENOMEM;
+	if (cowsnap_insert_vma(op->mm, vma)) {
+		if (vma->vm_policy)
+			ksym(__mpol_put)(vma->vm_policy);
+		ksym(vm_area_free)(vma);
+		return -ENOMEM;
+	}
+	/* From here on it is undone by unmapping it. */
+	nr = vma_pages(vma);
+	if (src_vma->vm_flags & VM_ACCOUNT) {
+		cowsnap_set_vm_flags(vma, vma->vm_flags | VM_ACCOUNT);
+		op->charged -= nr;
+	}
+	ksym(vm_stat_account)(op->mm, vma->vm_flags, nr);
+	return link_rmap(vma, src_vma, start);
+}
+
+static int reserve_dst(struct cowsnap_op *op)
+{
+	unsigned long addr = op->src, end = op_src_end(op), next;
+	struct vm_area_struct *vma;
+
+	for (; addr < end; addr = next) {
+		vma = find_vma(op->mm, addr);
+		if (!vma || vma->vm_start >= end)
+			return 0;
+		addr = max(addr, vma->vm_start);
+		next = min(end, vma->vm_end);
+		if (fatal_signal_pending(current))
+			return cowsnap_refuse(op, addr, COWSNAP_REASON_SIGNAL,
+					      -EINTR);
+		if (reserve_vma(op, vma, addr, next))
+			return cowsnap_refuse(op, addr,
+					      COWSNAP_REASON_NO_MEMORY, -ENOMEM);
+	}
+	return 0;
+}
+
+/*
+ * The range was free before or replaced by us, and the lock was not dropped:
+ * what is mapped there is ours. No vma is split, so it does not fail for the
+ * mapping limit.
+ */
+static void unmap_dst(struct cowsnap_op *op)
+{
+	WARN_ON_ONCE(ksym(do_munmap)(op->mm, op->dst, op->len, NULL));
+}
+
+/* Tells one set of mappings in [dst, dst + len) from another. */
+static u32 hash_dst(struct cowsnap_op *op)
+{
+	VMA_ITERATOR(vmi, op->mm, op->dst);
+	struct vm_area_struct *vma;
+	u32 hash = 0;
+
+	for_each_vma_range(vmi, vma, op_dst_end(op)) {
+		unsigned long key[] = { vma->vm_start, vma->vm_end,
+					vma->vm_pgoff, vma->vm_flags,
+					(unsigned long)vma->anon_vma };
+
+		hash = jhash(key, sizeof(key), hash);
+	}
+	return hash;
+}
+
+static void unmap_complete(struct cowsnap_op *op, struct list_head *uf)
+{
+#ifdef CONFIG_USERFAULTFD
+	/* Tells the monitors of what FIXED has unmapped; may sleep for them. */
+	ksym(userfaultfd_unmap_complete)(op->mm, uf);
+#endif
+}
+
+static int duplicate(struct cowsnap_op *op, struct list_head *uf)
+{
+	int err = check_src(op);
+
+	if (!err)
+		err = choose_dst(op);
+	if (!err)
+		err = check_limits(op);
+	if (err)
+		return err;
+	err = replace_dst(op, uf);
+	if (err)
+		goto out_uncharge;
+	err = reserve_dst(op);
+	if (!err)
+		err = cowsnap_share(op);
+	if (err)
+		unmap_dst(op);
+	else
+		op->dst_hash = hash_dst(op);
+out_uncharge:
+	cowsnap_unacct_memory(op->charged);
+	return err;
+}
+
+/**
+ * cowsnap_remap - duplicate [src, src + len) of op->mm, copy-on-write
+ * @op: the request; results, reason and address are left in it
+ *
+ * Context: process context of a task that uses op->mm; takes its mmap lock.
+ * Return: 0 or what include/uapi says of COWSNAP_REMAP.
+ */
+int cowsnap_remap(struct cowsnap_op *op)
+{
+	int err = check_args(op);
+	LIST_HEAD(uf);
+
+	if (err)
+		return err;
+	if (mmap_write_lock_killable(op->mm))
+		return cowsnap_refuse(op, op->src, COWSNAP_REASON_SIGNAL, -EINTR);
+	err = duplicate(op, &uf);
+	mmap_write_unlock(op->mm);
+	unmap_complete(op, &uf);
+	return err;
+}
+
+/**
+ * cowsnap_remap_undo - unmap a duplicate whose address could not be told
+ * @op: a request that cowsnap_remap() has just served
+ *
+ * The lock was dropped meanwhile, and another thread may have changed what is
+ * mapped there: that is then its own business and stays.
+ */
+void cowsnap_remap_undo(struct cowsnap_op *op)
+{
+	mmap_write_lock(op->mm);
+	if (hash_dst(op) == op->dst_hash)
+		unmap_dst(op);
+	mmap_write_unlock(op->mm);
+}

@@ -1,0 +1,487 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Sharing: copy_page_range() of fork with address translation, within one mm.
+ *
+ * One instant. Writers run on while entries are write-protected one by one:
+ * through stale TLB entries, or because their page was not reached yet. A page
+ * that both sides map shows such a store on both sides. A writer that meets a
+ * protected entry faults and waits for the mmap lock. When the TLB flush has
+ * ended nobody can store any more: what the source holds then is what the
+ * duplicate holds. A page that must be copied is therefore only protected in
+ * the first pass and copied after the flush, in a second one; a copy made
+ * during the first would be older than the stores that its neighbours show.
+ *
+ * Order: notifiers of secondary MMUs first, then write_protect_seq (so that
+ * GUP-fast pins no page that is about to be shared), entries, flush, copies.
+ */
+#include "pgwalk.h"
+
+/* What a pass meets and cannot do under the page-table locks. */
+enum block {
+	BLOCK_NONE,
+	BLOCK_MIGRATION,	/* the page is on its way: wait */
+	BLOCK_SWAP_COUNT,	/* the swap count needs a continuation page */
+	BLOCK_COPY,		/* a page to copy into is needed */
+	BLOCK_REFUSED,		/* op->reason says why */
+	BLOCK_POISON,		/* the page cannot be read */
+};
+
+struct share {
+	enum block block;
+	swp_entry_t entry;	/* of BLOCK_SWAP_COUNT */
+	unsigned long left;	/* pages left to the second pass */
+	struct folio *folio;	/* to copy into, and only for this source address */
+	unsigned long folio_addr;
+};
+
+static void block_refused(struct cowsnap_walk *walk, unsigned long addr,
+			  enum cowsnap_reason reason)
+{
+	struct share *share = walk->private;
+
+	cowsnap_refuse(walk->op, addr, reason, -EOPNOTSUPP);
+	share->block = BLOCK_REFUSED;
+}
+
+/*
+ * An entry of a swapped-out page. The source's mm is on the list that swapoff
+ * walks, since it has this entry.
+ */
+static bool share_swap(struct cowsnap_walk *walk, unsigned long addr,
+		       pte_t *src, pte_t *dst, pte_t pte)
+{
+	struct share *share = walk->private;
+	swp_entry_t entry = pte_to_swp_entry(pte);
+
+	if (ksym(swap_duplicate)(entry) < 0) {
+		share->entry = entry;
+		share->block = BLOCK_SWAP_COUNT;
+		return false;
+	}
+	if (pte_swp_exclusive(pte)) {
+		pte = pte_swp_clear_exclusive(pte);
+		set_pte_at(walk->op->mm, addr, src, pte);
+	}
+	set_pte_at(walk->op->mm, addr + walk->offset, dst,
+		   pte_swp_clear_uffd_wp(pte));
+	walk->rss_swap++;
+	walk->op->shared++;
+	return true;
+}
+
+/*
+ * Whatever is neither empty nor present. Returns false when the walk must drop
+ * its locks first.
+ *
+ * fork copies a migration entry; we wait instead. Within one mm the rmap walk
+ * that puts the page back may have passed the duplicate already, and would
+ * leave a copied entry behind for ever.
+ */
+static bool share_nonpresent(struct cowsnap_walk *walk, unsigned long addr,
+			     pte_t *src, pte_t *dst, pte_t pte)
+{
+	struct share *share = walk->private;
+	struct mm_struct *mm = walk->op->mm;
+	swp_entry_t entry = pte_to_swp_entry(pte);
+
+	if (!non_swap_entry(entry))
+		return share_swap(walk, addr, src, dst, pte);
+	if (is_migration_entry(entry)) {
+		share->block = BLOCK_MIGRATION;
+		return false;
+	}
+	if (is_device_private_entry(entry) || is_device_exclusive_entry(entry)) {
+		block_refused(walk, addr, COWSNAP_REASON_DEVICE);
+		return false;
+	}
+	if (is_pte_marker_entry(entry)) {
+		if (cowsnap_marker_is_poison(entry))
+			set_pte_at(mm, addr + walk->offset, dst,
+				   cowsnap_poison_marker());
+		return true;
+	}
+	/* A page lost to a memory error: SIGBUS on either side, as after fork. */
+	set_pte_at(mm, addr + walk->offset, dst, pte_swp_clear_uffd_wp(pte));
+	return true;
+}
+
+/* Take write permission from the source; returns the entry as it is then. */
+static pte_t protect_src(struct mm_struct *mm, unsigned long addr, pte_t *src,
+			 pte_t pte)
+{
+	if (!pte_write(pte))
+		return pte;
+	ptep_set_wrprotect(mm, addr, src);
+	/* Read it again: a CPU may have set the dirty bit meanwhile. */
+	return pte_wrprotect(ptep_get(src));
+}
+
+/*
+ * The zero page, counted nowhere. A dirty entry of it is how 6.12 marks one that
+ * KSM has put there and counts; the duplicate's is not one of those.
+ */
+static bool share_special(struct cowsnap_walk *walk, unsigned long addr,
+			  pte_t *dst, pte_t pte)
+{
+	if (!is_zero_pfn(pte_pfn(pte))) {
+		block_refused(walk, addr, COWSNAP_REASON_PFNMAP);
+		return false;
+	}
+	pte = pte_mkold(pte_mkclean(pte_clear_uffd_wp(pte)));
+	set_pte_at(walk->op->mm, addr + walk->offset, dst, pte_wrprotect(pte));
+	return true;
+}
+
+/* Returns false when the walk must drop its locks first. */
+static __always_inline bool share_present(struct cowsnap_walk *walk,
+					  unsigned long addr, pte_t *src,
+					  pte_t *dst, pte_t pte)
+{
+	struct mm_struct *mm = walk->op->mm;
+	struct share *share = walk->private;
+	struct page *page;
+	struct folio *folio;
+
+	if (unlikely(pte_special(pte)))
+		return share_special(walk, addr, dst, pte);
+	page = pte_page(pte);
+	folio = page_folio(page);
+	if (unlikely(!folio_test_anon(folio))) {
+		block_refused(walk, addr, COWSNAP_REASON_SPECIAL);
+		return false;
+	}
+	/*
+	 * rmap_walk_ksm() looks for a KSM page at one address in each mm: the
+	 * duplicate's entry would be lost to reclaim and migration. Copy it.
+	 */
+	if (unlikely(folio_test_ksm(folio))) {
+		share->left++;
+		return true;
+	}
+	folio_get(folio);
+	if (unlikely(cowsnap_dup_rmap_pte(folio, page, walk->src_vma))) {
+		/* Maybe pinned: its stores end with the others', see above. */
+		folio_put(folio);
+		protect_src(mm, addr, src, pte);
+		share->left++;
+		return true;
+	}
+	pte = protect_src(mm, addr, src, pte);
+	set_pte_at(mm, addr + walk->offset, dst,
+		   pte_mkold(pte_clear_uffd_wp(pte)));
+	walk->rss_anon++;
+	return true;
+}
+
+/* First pass: share what can be shared, protect the rest. */
+static unsigned int share_ptes(struct cowsnap_walk *walk,
+			       const struct cowsnap_span *span)
+{
+	pte_t *src = span->src_pte, *dst = span->dst_pte;
+	unsigned int i, nr = span->len / PAGE_SIZE;
+	unsigned long addr = span->src;
+
+	for (i = 0; i < nr; i++, src++, dst++, addr += PAGE_SIZE) {
+		pte_t pte = ptep_get(src);
+
+		if (pte_none(pte))
+			continue;
+		if (likely(pte_present(pte))) {
+			if (!share_present(walk, addr, src, dst, pte))
+				break;
+		} else if (!share_nonpresent(walk, addr, src, dst, pte)) {
+			break;
+		}
+	}
+	walk->op->shared += walk->rss_anon;
+	return i;
+}
+
+/*
+ * A page that could not be shared keeps its write permission, if a write fault
+ * would give it back without a copy anyway: can_change_pte_writable(). No
+ * flush, nobody holds a stale entry with fewer rights for long.
+ */
+static void unprotect_src(struct cowsnap_walk *walk, unsigned long addr,
+			  pte_t *src, struct page *page)
+{
+	struct vm_area_struct *vma = walk->src_vma;
+	pte_t pte = ptep_get(src);
+
+	if (pte_write(pte) || pte_protnone(pte) || !pte_dirty(pte) ||
+	    !(vma->vm_flags & VM_WRITE) || !PageAnonExclusive(page))
+		return;
+	if (IS_ENABLED(CONFIG_MEM_SOFT_DIRTY) && !pte_soft_dirty(pte) &&
+	    !(vma->vm_flags & VM_SOFTDIRTY))
+		return;
+	if (userfaultfd_pte_wp(vma, pte))
+		return;
+	set_pte_at(vma->vm_mm, addr, src, cowsnap_pte_mkwrite(pte));
+}
+
+/* Copy one page under the locks. Returns false when they must be dropped. */
+static bool copy_present(struct cowsnap_walk *walk, unsigned long addr,
+			 pte_t *src, pte_t *dst)
+{
+	struct vm_area_struct *dst_vma = walk->dst_vma;
+	unsigned long dst_addr = addr + walk->offset;
+	struct share *share = walk->private;
+	struct page *page = pte_page(ptep_get(src));
+	pte_t pte;
+
+	if (!share->folio || share->folio_addr != addr) {
+		share->block = BLOCK_COPY;
+		return false;
+	}
+	if (copy_mc_user_highpage(&share->folio->page, page, dst_addr, dst_vma)) {
+		share->block = BLOCK_POISON;
+		return false;
+	}
+	cowsnap_add_new_folio(share->folio, dst_vma, dst_addr);
+	pte = pte_mkdirty(mk_pte(&share->folio->page, dst_vma->vm_page_prot));
+	if (dst_vma->vm_flags & VM_WRITE)
+		pte = cowsnap_pte_mkwrite(pte);
+	set_pte_at(walk->op->mm, dst_addr, dst, pte);
+	share->folio = NULL;
+	walk->rss_anon++;
+	walk->op->copied++;
+	unprotect_src(walk, addr, src, page);
+	return true;
+}
+
+/*
+ * Second pass: what the first one left is what has no entry in the duplicate.
+ * Nobody else can have filled one in, the vma is write-locked.
+ */
+static unsigned int copy_ptes(struct cowsnap_walk *walk,
+			      const struct cowsnap_span *span)
+{
+	pte_t *src = span->src_pte, *dst = span->dst_pte;
+	unsigned int i, nr = span->len / PAGE_SIZE;
+	unsigned long addr = span->src;
+	bool done;
+
+	for (i = 0; i < nr; i++, src++, dst++, addr += PAGE_SIZE) {
+		pte_t pte = ptep_get(src);
+
+		if (pte_none(pte) || !pte_none(ptep_get(dst)))
+			continue;
+		if (pte_present(pte))
+			done = copy_present(walk, addr, src, dst);
+		else	/* a KSM page went to swap, or moves */
+			done = share_nonpresent(walk, addr, src, dst, pte);
+		if (!done)
+			break;
+	}
+	return i;
+}
+
+static void drop_folio(struct share *share)
+{
+	if (share->folio)
+		folio_put(share->folio);
+	share->folio = NULL;
+}
+
+/* A page for the copy of @src, by the policy of the duplicate. */
+static int alloc_folio(struct cowsnap_walk *walk, unsigned long src,
+		       unsigned long dst)
+{
+	struct share *share = walk->private;
+
+	drop_folio(share);
+	if (cowsnap_fault())
+		return -ENOMEM;
+	share->folio = vma_alloc_folio(GFP_HIGHUSER_MOVABLE, 0, walk->dst_vma,
+				       dst, /* hugepage= */false);
+	if (!share->folio)
+		return -ENOMEM;
+	share->folio_addr = src;
+	if (mem_cgroup_disabled())
+		return 0;
+	return ksym_or(-ENOMEM, __mem_cgroup_charge, share->folio, walk->op->mm,
+		       GFP_KERNEL);
+}
+
+static int share_blocked(struct cowsnap_walk *walk,
+			 const struct cowsnap_span *span)
+{
+	struct share *share = walk->private;
+	enum block block = share->block;
+
+	share->block = BLOCK_NONE;
+	cond_resched();
+	if (fatal_signal_pending(current))
+		return -EINTR;
+	switch (block) {
+	case BLOCK_MIGRATION:
+		ksym(migration_entry_wait)(walk->op->mm, span->src_pmd,
+					   span->src);
+		return 0;
+	case BLOCK_SWAP_COUNT:
+		return ksym_or(-ENOMEM, add_swap_count_continuation,
+			       share->entry, GFP_KERNEL);
+	case BLOCK_COPY:
+		return alloc_folio(walk, span->src, span->dst);
+	case BLOCK_POISON:
+		return cowsnap_refuse(walk->op, span->src,
+				      COWSNAP_REASON_POISON, -EOPNOTSUPP);
+	case BLOCK_REFUSED:
+		return -EOPNOTSUPP;
+	case BLOCK_NONE:
+		break;
+	}
+	WARN_ON_ONCE(1);
+	return -EIO;
+}
+
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+/* Both locks held. -EBUSY: may be pinned, must be split and copied. */
+static int share_pmd(struct cowsnap_walk *walk, const struct cowsnap_span *span,
+		     pgtable_t pgtable)
+{
+	struct mm_struct *mm = walk->op->mm;
+	pmd_t pmd = *span->src_pmd;
+	struct page *page = pmd_page(pmd);
+	struct folio *folio = page_folio(page);
+
+	/* In private anonymous memory the only other one is the huge zero page. */
+	if (folio_test_anon(folio)) {
+		folio_get(folio);
+		if (cowsnap_dup_rmap_pmd(folio, page, walk->src_vma)) {
+			folio_put(folio);
+			return -EBUSY;
+		}
+		walk->rss_anon += HPAGE_PMD_NR;
+		walk->op->shared += HPAGE_PMD_NR;
+	}
+	/* Without it the duplicate's entry could not be split later. */
+	mm_inc_nr_ptes(mm);
+	ksym(pgtable_trans_huge_deposit)(mm, span->dst_pmd, pgtable);
+	pmdp_set_wrprotect(mm, span->src, span->src_pmd);
+	pmd = pmd_wrprotect(*span->src_pmd);
+	set_pmd_at(mm, span->dst, span->dst_pmd,
+		   pmd_mkold(pmd_clear_uffd_wp(pmd)));
+	return 0;
+}
+
+static int share_whole(struct cowsnap_walk *walk,
+		       const struct cowsnap_span *span)
+{
+	struct mm_struct *mm = walk->op->mm;
+	pgtable_t pgtable = ksym_or(NULL, pte_alloc_one, mm);
+	int err = -EAGAIN;	/* unless it is still huge under the lock */
+
+	if (!pgtable)
+		return -ENOMEM;
+	cowsnap_lock_pmds(mm, span);
+	if (pmd_trans_huge(*span->src_pmd))
+		err = share_pmd(walk, span, pgtable);
+	cowsnap_unlock_pmds(mm, span);
+	if (err)
+		pte_free(mm, pgtable);
+	return err;
+}
+
+static int share_huge(struct cowsnap_walk *walk, struct cowsnap_span *span)
+{
+	int err = -EBUSY;
+
+	if (is_swap_pmd(READ_ONCE(*span->src_pmd))) {
+		ksym(pmd_migration_entry_wait)(walk->op->mm, span->src_pmd);
+		return -EAGAIN;
+	}
+	if (span->len == HPAGE_PMD_SIZE)
+		err = share_whole(walk, span);
+	if (err != -EBUSY)
+		return err;
+	ksym(__split_huge_pmd)(walk->src_vma, span->src_pmd, span->src,
+			       /* freeze= */false, NULL);
+	return -EAGAIN;
+}
+#else
+static int share_huge(struct cowsnap_walk *walk, struct cowsnap_span *span)
+{
+	WARN_ON_ONCE(1);
+	return -EIO;
+}
+#endif
+
+/* The first pass shared every huge entry, or made a page table of it. */
+static int copy_huge(struct cowsnap_walk *walk, struct cowsnap_span *span)
+{
+	return 0;
+}
+
+static const struct cowsnap_walk_ops share_ops = {
+	.huge = share_huge,
+	.ptes = share_ptes,
+	.blocked = share_blocked,
+};
+
+static const struct cowsnap_walk_ops copy_ops = {
+	.huge = copy_huge,
+	.ptes = copy_ptes,
+	.blocked = share_blocked,
+};
+
+/* One pass over all vmas of the source and their duplicates. */
+static int share_pass(struct cowsnap_op *op, struct share *share,
+		      const struct cowsnap_walk_ops *ops)
+{
+	unsigned long offset = op->dst - op->src;
+	unsigned long addr = op->src, end = op->src + op->len;
+	struct cowsnap_walk walk = {
+		.ops = ops, .op = op, .private = share, .offset = offset,
+	};
+	struct vm_area_struct *vma;
+	int err = 0;
+
+	while (addr < end && !err) {
+		vma = find_vma(op->mm, addr);
+		if (!vma || vma->vm_start >= end)
+			break;
+		addr = max(addr, vma->vm_start);
+		walk.src_vma = vma;
+		walk.dst_vma = find_vma(op->mm, addr + offset);
+		err = cowsnap_walk(&walk, addr, min(end, vma->vm_end));
+		addr = vma->vm_end;
+	}
+	return err;
+}
+
+/**
+ * cowsnap_share - let the duplicate's empty vmas map what the source maps
+ * @op: the request; its vmas at @op->dst are in place and write-locked, as are
+ *	those of the source
+ *
+ * As copy_page_range() for all of them together: one instant for the whole
+ * range. A failure leaves entries behind that unmapping the duplicate removes.
+ *
+ * Return: 0, -EINTR, -ENOMEM or -EOPNOTSUPP, with reason and address in @op.
+ */
+int cowsnap_share(struct cowsnap_op *op)
+{
+	struct mmu_notifier_range range;
+	struct mm_struct *mm = op->mm;
+	struct share share = {};
+	int err;
+
+	mmap_assert_write_locked(mm);
+	cowsnap_notify_start(&range, mm, op->src, op->src + op->len);
+	/* The raw variant: readers do not spin, and we may be preempted. */
+	raw_write_seqcount_begin(&mm->write_protect_seq);
+	err = share_pass(op, &share, &share_ops);
+	/*
+	 * Also when nothing was writable: reclaim may have taken out entries
+	 * and put off their flush, and stores go through those to the page that
+	 * the swap entry now shared stands for. Also after a failure.
+	 */
+	cowsnap_flush_tlb(mm, op->src, op->src + op->len);
+	if (!err && share.left)
+		err = share_pass(op, &share, &copy_ops);
+	raw_write_seqcount_end(&mm->write_protect_seq);
+	cowsnap_notify_end(&range);
+	drop_folio(&share);
+	return err;
+}

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * cowsnap: duplicate a range of memory at another address, copy-on-write.
+ *
+ * The ABI of /dev/cowsnap, and its reference. Usable from C and C++ with
+ * "-Iuapi" and #include <linux/cowsnap.h>.
+ *
+ * Every command works on the memory of the calling process, also through a
+ * descriptor that was inherited or passed, and stores nothing in it: closing
+ * the descriptor changes no mapping. What a call leaves behind is ordinary
+ * memory, with nothing of the module behind it.
+ *
+ * Each argument is a pointer to a struct that begins with
+ *
+ *	__u32 size;	sizeof the struct the caller was compiled with
+ *	__u32 flags;	flags of the command
+ *
+ * A smaller size means that the later members are zero and that outputs which
+ * do not fit are not stored. A larger one is accepted while the tail that this
+ * kernel does not know is zero. Outputs are stored on success and on failure,
+ * as far as the request could be read at all; "dst" is changed by success
+ * only, so that a failed request can be tried again as it is.
+ *
+ * Errors, the same for all commands. Checks come in this order: the size of
+ * the struct, flags, range arithmetic, then mappings and limits.
+ *
+ *	EINVAL		size below 8; misaligned, empty or overflowing range;
+ *			overlap; non-zero reserved member; contradicting flags
+ *	E2BIG		a larger struct with a tail that is not zero
+ *	EOPNOTSUPP	unknown flag, or memory that cannot be duplicated soundly
+ *	EFAULT		the argument cannot be read or written
+ *	ENOMEM		hole in the range, a limit, or no memory
+ *	EEXIST		FIXED_NOREPLACE, and something is there
+ *	EPERM		a sealed mapping would be replaced, or the destination lies
+ *			below vm.mmap_min_addr
+ *	EINTR		a fatal signal arrived
+ *	ENOTTY		unknown command
+ *
+ * "reason" (enum cowsnap_reason) tells the cases of one errno apart, and
+ * "fault_addr" is the first address that refused.
+ */
+#ifndef _UAPI_LINUX_COWSNAP_H
+#define _UAPI_LINUX_COWSNAP_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+/* Grows when the meaning of something below grows. Ask QUERY, do not compare. */
+#define COWSNAP_ABI		1
+
+#define COWSNAP_IOC_MAGIC	0xC5
+#define COWSNAP_QUERY		_IO(COWSNAP_IOC_MAGIC, 0)
+#define COWSNAP_REMAP		_IO(COWSNAP_IOC_MAGIC, 1)
+/* 2 to 5 are set aside for UNSHARE, SYNC, DIFF and RELEASE: ENOTTY so far. */
+
+/* Kinds of mapping that REMAP duplicates: bits of cowsnap_query.kinds. */
+#define COWSNAP_KIND_ANON	(1u << 0)	/* private anonymous, base pages */
+#define COWSNAP_KIND_THP	(1u << 1)	/* transparent huge pages in it */
+#define COWSNAP_KIND_FILE	(1u << 2)	/* private file mappings */
+#define COWSNAP_KIND_HUGETLB	(1u << 3)	/* private hugetlb */
+
+/*
+ * Why a call was refused. New reasons are appended; a program that meets one
+ * it does not know still has the errno.
+ */
+enum cowsnap_reason {
+	COWSNAP_REASON_NONE = 0,	/* it was not */
+
+	/* The request itself. */
+	COWSNAP_REASON_STRUCT_TAIL = 1,	/* E2BIG: unknown members are not zero */
+	COWSNAP_REASON_FLAG_UNKNOWN,	/* EOPNOTSUPP: a flag this module lacks */
+	COWSNAP_REASON_FLAG_CONFLICT,	/* EINVAL: FIXED and FIXED_NOREPLACE */
+	COWSNAP_REASON_RESERVED,	/* EINVAL: a reserved member is not zero */
+	COWSNAP_REASON_ALIGN,		/* EINVAL: not a multiple of the page size */
+	COWSNAP_REASON_EMPTY,		/* EINVAL: len is 0 */
+	COWSNAP_REASON_OVERFLOW,	/* EINVAL: the range leaves the address space */
+	COWSNAP_REASON_OVERLAP,		/* EINVAL: src and dst overlap */
+
+	/* The source. fault_addr is where in the source. */
+	COWSNAP_REASON_HOLE = 32,	/* ENOMEM: nothing is mapped there */
+	COWSNAP_REASON_SHARED,		/* EOPNOTSUPP: MAP_SHARED */
+	COWSNAP_REASON_PFNMAP,		/* EOPNOTSUPP: device memory (PFN, IO, mixed map) */
+	COWSNAP_REASON_WIPEONFORK,	/* EOPNOTSUPP: MADV_WIPEONFORK or droppable */
+	COWSNAP_REASON_SHADOW_STACK,	/* EOPNOTSUPP: a CPU shadow stack */
+	COWSNAP_REASON_SPECIAL,		/* EOPNOTSUPP: vdso, vvar, a driver's own mapping */
+	COWSNAP_REASON_FILE,		/* EOPNOTSUPP: private file mapping (QUERY.kinds) */
+	COWSNAP_REASON_HUGETLB,		/* EOPNOTSUPP: hugetlb (QUERY.kinds) */
+	COWSNAP_REASON_DEVICE,		/* EOPNOTSUPP: page lent to a device (HMM) */
+	COWSNAP_REASON_POISON,		/* EOPNOTSUPP: page with a memory error */
+
+	/* The destination. fault_addr is where in the destination. */
+	COWSNAP_REASON_EXISTS = 64,	/* EEXIST: something is mapped there */
+	COWSNAP_REASON_SEALED,		/* EPERM: mseal()ed */
+	COWSNAP_REASON_MIN_ADDR,	/* EPERM: below vm.mmap_min_addr */
+	COWSNAP_REASON_NO_ROOM,		/* ENOMEM: no free range of that length */
+
+	/* Limits and events. fault_addr is where in the source it was noticed. */
+	COWSNAP_REASON_MAP_COUNT = 96,	/* ENOMEM: vm.max_map_count */
+	COWSNAP_REASON_RLIMIT,		/* ENOMEM: RLIMIT_AS or RLIMIT_DATA */
+	COWSNAP_REASON_COMMIT,		/* ENOMEM: vm.overcommit_memory */
+	COWSNAP_REASON_NO_MEMORY,	/* ENOMEM: memory or the memory cgroup is full */
+	COWSNAP_REASON_SIGNAL,		/* EINTR: the caller is being killed */
+	COWSNAP_REASON_RESULT,		/* EFAULT: the result cannot be stored */
+};
+
+/**
+ * struct cowsnap_query - what this module on this kernel can do (COWSNAP_QUERY)
+ * @size:	in: sizeof(struct cowsnap_query)
+ * @flags:	in: 0
+ * @abi:	out: COWSNAP_ABI of the module
+ * @ops:	out: bit n is set when command number n exists
+ * @remap_flags: out: flags that REMAP knows
+ * @unshare_flags: out: flags that UNSHARE knows
+ * @sync_flags:	out: flags that SYNC knows
+ * @diff_flags:	out: flags that DIFF knows
+ * @release_flags: out: flags that RELEASE knows
+ * @kinds:	out: COWSNAP_KIND_* that can be duplicated
+ * @huge_whole:	out: 1 when huge pages are shared whole where addresses allow
+ * @reason:	out: enum cowsnap_reason
+ * @fault_addr:	out: always 0
+ */
+struct cowsnap_query {
+	__u32 size;
+	__u32 flags;
+	__u32 abi;
+	__u32 ops;
+	__u32 remap_flags;
+	__u32 unshare_flags;
+	__u32 sync_flags;
+	__u32 diff_flags;
+	__u32 release_flags;
+	__u32 kinds;
+	__u32 huge_whole;
+	__u32 reason;
+	__u64 fault_addr;
+};
+
+/* Exactly at dst, replacing what is mapped there. */
+#define COWSNAP_REMAP_FIXED		(1u << 0)
+/* Exactly at dst, or EEXIST. */
+#define COWSNAP_REMAP_FIXED_NOREPLACE	(1u << 1)
+/* The duplicate is mapped without write permission. */
+#define COWSNAP_REMAP_READONLY		(1u << 2)
+/* A hole in the source becomes a hole in the duplicate instead of ENOMEM. */
+#define COWSNAP_REMAP_HOLES		(1u << 3)
+
+/**
+ * struct cowsnap_remap - duplicate memory, copy-on-write (COWSNAP_REMAP)
+ * @size:	in: sizeof(struct cowsnap_remap)
+ * @flags:	in: COWSNAP_REMAP_*
+ * @src:	in: start of the source, a multiple of the page size
+ * @len:	in: its length in bytes, a multiple of the page size
+ * @dst:	in: 0, a hint, or with FIXED and FIXED_NOREPLACE the address;
+ *		out on success: where the duplicate is
+ * @shared:	out: base pages with content (present or swapped out) that both
+ *		now map; untouched and zero pages count nowhere
+ * @copied:	out: base pages copied at once because sharing them would not be
+ *		sound: pinned ones (the owner of the pin keeps the page) and KSM
+ *		pages (the kernel finds a KSM page at one address per process)
+ * @fault_addr:	out: on failure, the first address that refused
+ * @reason:	out: enum cowsnap_reason
+ * @reserved:	in: 0
+ *
+ * The duplicate holds exactly what the source held at one instant of the call,
+ * as a child holds it after fork(2), also while other threads write to the
+ * source. From then on either side may be written and the other does not
+ * change. Both can be duplicated again. What a device writes through a pin of
+ * the source is in no order with that instant.
+ *
+ * Protection, memory policy, madvise(2) advice, name and protection key of each
+ * mapping carry over; mlock(2), userfaultfd(2) registration, mseal(2) and
+ * MAP_GROWSDOWN do not. MADV_DONTFORK memory is duplicated and keeps the mark.
+ *
+ * Without FIXED or FIXED_NOREPLACE a free hint in @dst is taken as it is;
+ * otherwise the kernel chooses an address congruent to @src modulo the size of
+ * a huge page. Only congruent duplicates share huge pages whole; elsewhere the
+ * mapping (not the page) is split first.
+ *
+ * With FIXED and HOLES all of [dst, dst + len) is replaced, holes included.
+ * Whatever can be checked is checked before anything is replaced. In all other
+ * respects a failed call leaves mappings, contents and accounting as they were.
+ */
+struct cowsnap_remap {
+	__u32 size;
+	__u32 flags;
+	__u64 src;
+	__u64 len;
+	__u64 dst;
+	__u64 shared;
+	__u64 copied;
+	__u64 fault_addr;
+	__u32 reason;
+	__u32 reserved;
+};
+
+#endif /* _UAPI_LINUX_COWSNAP_H */
