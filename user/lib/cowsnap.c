@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0
+/* libcowsnap: thin calls around /dev/cowsnap, and its errors as sentences. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+#include "cowsnap.h"
+
+#define DEVICE	"/dev/cowsnap"
+
+static __thread char last_error[256];
+
+/*
+ * What is wrong; what to do. The errno of each is part of the ABI header, so it
+ * is not repeated here.
+ */
+static const char *const reasons[] = {
+	[COWSNAP_REASON_NONE] =
+		"no reason was given",
+	[COWSNAP_REASON_STRUCT_TAIL] =
+		"the request uses members that this module does not know; load a newer module or leave them zero",
+	[COWSNAP_REASON_FLAG_UNKNOWN] =
+		"the request uses a flag that this module does not know; ask COWSNAP_QUERY which it has",
+	[COWSNAP_REASON_FLAG_CONFLICT] =
+		"FIXED and FIXED_NOREPLACE exclude each other; pass one of them",
+	[COWSNAP_REASON_RESERVED] =
+		"a reserved member is not zero; clear the struct before filling it in",
+	[COWSNAP_REASON_ALIGN] =
+		"address or length is not a multiple of the page size; round them to whole pages",
+	[COWSNAP_REASON_EMPTY] =
+		"the length is 0; there is nothing to duplicate",
+	[COWSNAP_REASON_OVERFLOW] =
+		"the range leaves the address space; check address and length",
+	[COWSNAP_REASON_OVERLAP] =
+		"source and destination overlap; choose a destination outside the source",
+
+	[COWSNAP_REASON_HOLE] =
+		"nothing is mapped there; pass COWSNAP_REMAP_HOLES to keep holes as holes",
+	[COWSNAP_REASON_SHARED] =
+		"MAP_SHARED memory cannot be duplicated; use a private mapping",
+	[COWSNAP_REASON_PFNMAP] =
+		"device memory cannot be duplicated; leave it out of the range",
+	[COWSNAP_REASON_WIPEONFORK] =
+		"memory with MADV_WIPEONFORK or MAP_DROPPABLE cannot be duplicated; use MADV_KEEPONFORK or leave it out",
+	[COWSNAP_REASON_SHADOW_STACK] =
+		"a shadow stack cannot be duplicated; leave it out of the range",
+	[COWSNAP_REASON_SPECIAL] =
+		"a mapping of the kernel or of a driver (vdso, vvar) cannot be duplicated; leave it out of the range",
+	[COWSNAP_REASON_FILE] =
+		"this module cannot duplicate private file mappings; use anonymous memory",
+	[COWSNAP_REASON_HUGETLB] =
+		"this module cannot duplicate hugetlb memory; use transparent huge pages (MADV_HUGEPAGE)",
+	[COWSNAP_REASON_DEVICE] =
+		"the page is lent to a device; touch it from the CPU and try again",
+	[COWSNAP_REASON_POISON] =
+		"the page has a memory error; unmap it or leave it out of the range",
+
+	[COWSNAP_REASON_EXISTS] =
+		"something is mapped there; choose another destination, or COWSNAP_REMAP_FIXED to replace it",
+	[COWSNAP_REASON_SEALED] =
+		"a sealed mapping cannot be replaced; choose another destination",
+	[COWSNAP_REASON_MIN_ADDR] =
+		"the destination lies below vm.mmap_min_addr; choose a higher one",
+	[COWSNAP_REASON_NO_ROOM] =
+		"no free range of that length is left in the address space; unmap something or duplicate less",
+
+	[COWSNAP_REASON_MAP_COUNT] =
+		"too many mappings; unmap some or raise vm.max_map_count",
+	[COWSNAP_REASON_RLIMIT] =
+		"the duplicate would exceed RLIMIT_AS or RLIMIT_DATA; raise the limit (ulimit -v, ulimit -d)",
+	[COWSNAP_REASON_COMMIT] =
+		"the duplicate would exceed the commit limit; free memory or see vm.overcommit_memory",
+	[COWSNAP_REASON_NO_MEMORY] =
+		"out of memory, or the memory cgroup is full; free some and try again",
+	[COWSNAP_REASON_SIGNAL] =
+		"the call was given up because the process is being killed",
+	[COWSNAP_REASON_RESULT] =
+		"the result cannot be stored; the request must lie in writable memory",
+};
+
+const char *cowsnap_reason(unsigned int reason)
+{
+	if (reason < sizeof(reasons) / sizeof(reasons[0]) && reasons[reason])
+		return reasons[reason];
+	return "refused for a reason that this libcowsnap does not know; install the one that came with the module";
+}
+
+static const char *open_sentence(int err)
+{
+	switch (err) {
+	case ENOENT:
+		return DEVICE " does not exist; load the module (modprobe cowsnap)";
+	case ENXIO:
+	case ENODEV:
+		return DEVICE " has no module behind it; load the module (modprobe cowsnap)";
+	case EACCES:
+	case EPERM:
+		return DEVICE " may not be opened by this user; run as root, or install 60-cowsnap.rules and join the group cowsnap";
+	case EMFILE:
+	case ENFILE:
+		return DEVICE ": too many open files; close some or raise the limit (ulimit -n)";
+	default:
+		return NULL;
+	}
+}
+
+/* Errors that the request carries no reason for: the device did not see it. */
+static const char *device_sentence(int err)
+{
+	switch (err) {
+	case EBADF:
+		return "the descriptor is not open; get one from cowsnap_open()";
+	case ENOTTY:
+		return "the descriptor is not " DEVICE ", or its module lacks this command";
+	case EFAULT:
+		return "the request cannot be read or written; it must lie in writable memory";
+	default:
+		return NULL;
+	}
+}
+
+/* Address 0 means "no place", but for refusals that happen at the bottom. */
+static int has_address(const struct cowsnap_remap *r)
+{
+	return r->fault_addr || r->reason == COWSNAP_REASON_HOLE ||
+	       r->reason == COWSNAP_REASON_MIN_ADDR;
+}
+
+int cowsnap_strerror(const struct cowsnap_remap *r, int err, char *buf,
+		     size_t n)
+{
+	const char *text;
+	int saved = errno;
+	int len;
+
+	if (r && r->reason != COWSNAP_REASON_NONE) {
+		text = cowsnap_reason(r->reason);
+		if (has_address(r))
+			len = snprintf(buf, n, "0x%llx: %s",
+				       (unsigned long long)r->fault_addr, text);
+		else
+			len = snprintf(buf, n, "%s", text);
+		goto out;
+	}
+
+	text = r ? device_sentence(err) : open_sentence(err);
+	if (text)
+		len = snprintf(buf, n, "%s", text);
+	else
+		len = snprintf(buf, n, "%s: %s", r ? "cowsnap" : DEVICE,
+			       strerror(err));
+out:
+	errno = saved;
+	return len;
+}
+
+const char *cowsnap_error(void)
+{
+	return last_error;
+}
+
+/* Keeps errno, which is the other half of the report. */
+static int failed(const struct cowsnap_remap *r)
+{
+	cowsnap_strerror(r, errno, last_error, sizeof(last_error));
+	return -1;
+}
+
+int cowsnap_open(void)
+{
+	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+
+	return fd < 0 ? failed(NULL) : fd;
+}
+
+int cowsnap_query(int fd, struct cowsnap_query *q)
+{
+	struct cowsnap_remap why = { .reason = COWSNAP_REASON_NONE };
+
+	memset(q, 0, sizeof(*q));
+	q->size = sizeof(*q);
+	if (!ioctl(fd, COWSNAP_QUERY, q))
+		return 0;
+
+	why.reason = q->reason;
+	why.fault_addr = q->fault_addr;
+	return failed(&why);
+}
+
+int cowsnap_remap(int fd, struct cowsnap_remap *r)
+{
+	/* A call that never reaches the module must not show an old reason. */
+	r->size = sizeof(*r);
+	r->shared = 0;
+	r->copied = 0;
+	r->fault_addr = 0;
+	r->reason = COWSNAP_REASON_NONE;
+
+	return ioctl(fd, COWSNAP_REMAP, r) ? failed(r) : 0;
+}
+
+void *cowsnap_snapshot_at(int fd, const void *addr, size_t len, void *dst,
+			  unsigned int flags)
+{
+	struct cowsnap_remap r = {
+		.flags = flags,
+		.src = (uintptr_t)addr,
+		.len = len,
+		.dst = (uintptr_t)dst,
+	};
+
+	return cowsnap_remap(fd, &r) ? MAP_FAILED : (void *)(uintptr_t)r.dst;
+}
+
+void *cowsnap_snapshot(int fd, const void *addr, size_t len)
+{
+	return cowsnap_snapshot_at(fd, addr, len, NULL, 0);
+}
