@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0
+/* What all workloads do: choose sizes, make a source, let methods take turns. */
+#include <string.h>
+
+#include "bench.h"
+
+const char *size_name(size_t size, char buf[24])
+{
+	if (size % GIB == 0)
+		snprintf(buf, 24, "%zuG", size / GIB);
+	else if (size % MIB == 0)
+		snprintf(buf, 24, "%zuM", size / MIB);
+	else
+		snprintf(buf, 24, "%zuK", size / KIB);
+	return buf;
+}
+
+unsigned int bench_sizes(struct bench *b, const size_t *dflt, unsigned int nr,
+			 size_t *sizes)
+{
+	size_t size;
+
+	if (b->any_size) {
+		/* Source and a full copy have to fit. */
+		for (nr = 0, size = MIB; nr < 31 && !memory_lacks(size, 2); size *= 4)
+			sizes[nr++] = size;
+		return nr;
+	}
+	if (b->nr_sizes) {
+		dflt = b->sizes;
+		nr = b->nr_sizes;
+	}
+	memcpy(sizes, dflt, nr * sizeof(*sizes));
+	return nr;
+}
+
+unsigned int bench_pages(struct bench *b, const enum page_kind *dflt,
+			 unsigned int nr, enum page_kind *pages)
+{
+	if (b->nr_pages) {
+		dflt = b->pages;
+		nr = b->nr_pages;
+	}
+	memcpy(pages, dflt, nr * sizeof(*pages));
+	return nr;
+}
+
+bool bench_source(struct bench *b, struct region *r, unsigned int copies)
+{
+	const char *page = page_names[r->page], *why = NULL;
+	char name[24];
+
+	progress("%s of %s pages: making the source", size_name(r->len, name), page);
+	if (r->page != PAGE_HUGETLB)	/* has a pool of its own */
+		why = memory_lacks(r->len, copies);
+	if (!why)
+		why = region_make(r, r->len, r->page, r->node);
+	if (!why)
+		return true;
+
+	progress_clear();
+	fprintf(b->report.out, "\n%s of %s pages: left out: %s\n", name, page, why);
+	if (!b->nr_sizes && !b->nr_pages && !b->named)
+		return false;
+	/* Asked for: say so where it is not overlooked, but keep the rest. */
+	fprintf(stderr, "cowsnap-bench: %s of %s pages: %s\n", name, page, why);
+	b->report.status = 2;
+	return false;
+}
+
+static unsigned int line_up(struct bench *b, const struct turns *t,
+			    const struct method **line)
+{
+	unsigned int i, nr = 0;
+
+	if (t->with_none)
+		line[nr++] = &method_none;
+	for (i = 0; i < b->nr_methods; i++) {
+		const struct method *m = b->methods[i];
+		const char *why = m->missing(t->src->len, t->src->page);
+
+		if (why)
+			group_miss(t->group, m, why);
+		else
+			line[nr++] = m;
+	}
+	return nr;
+}
+
+void bench_turns(struct bench *b, const struct turns *t)
+{
+	int warmup = b->warmup >= 0 ? b->warmup : 1;
+	int repeat = b->repeat > 0 ? b->repeat : t->repeat;
+	const struct method *line[ARRAY_SIZE(b->methods) + 1];
+	unsigned int nr = line_up(b, t, line), i;
+	const char *why;
+	int turn;
+
+	for (turn = -warmup; turn < repeat; turn++) {
+		for (i = 0; i < nr && !interrupted(); i++) {
+			if (group_misses(t->group, line[i]))
+				continue;
+			progress("%s: %s: %s %d/%d", t->group->workload, t->group->title,
+				 line[i]->name, turn + warmup + 1, warmup + repeat);
+			why = region_restore(t->src);
+			if (why) {
+				group_note(t->group, "ended early: %s", why);
+				return;
+			}
+			why = t->fn(t->group, line[i], turn < 0, t->arg);
+			if (why)
+				group_miss(t->group, line[i], why);
+		}
+	}
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Method memcpy: a full copy into fresh memory of the same page kind. */
+
+#include "bench.h"
+
+static const char *memcpy_missing(size_t len, enum page_kind page)
+{
+	/* hugetlb has its own pool, which region_reserve() looks at. */
+	return page == PAGE_HUGETLB ? NULL : memory_lacks(len, 1);
+}
+
+static const char *memcpy_take(struct snap *s)
+{
+	uint64_t start = now_ns();
+	const char *why = region_reserve(&s->copy, s->src->len, s->src->page);
+
+	if (why)
+		return why;
+	s->addr = s->copy.addr;
+	copy_memory(s->addr, s->src->addr, s->src->len);
+	s->take_ns = now_ns() - start;
+	return NULL;
+}
+
+static void memcpy_drop(struct snap *s)
+{
+	uint64_t start = now_ns();
+
+	if (s->unmapped)
+		region_free_slack(&s->copy);
+	else
+		region_free(&s->copy);
+	s->drop_ns = now_ns() - start;
+}
+
+const struct method method_memcpy = {
+	.name = "memcpy",
+	.help = "a full copy into fresh memory",
+	.missing = memcpy_missing,
+	.take = memcpy_take,
+	.start = thread_start,
+	.wait = thread_wait,
+	.drop = memcpy_drop,
+};

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0
+/* The table of methods, and what methods of one process have in common. */
+#include <string.h>
+
+#include "bench.h"
+
+const struct method *const methods[] = {
+	&method_cowsnap,
+	&method_fork,
+	&method_memcpy,
+};
+const unsigned int nr_methods = ARRAY_SIZE(methods);
+
+const struct method *method_find(const char *name)
+{
+	unsigned int i;
+
+	for (i = 0; i < nr_methods; i++)
+		if (!strcmp(methods[i]->name, name))
+			return methods[i];
+	return NULL;
+}
+
+const char *snap_take(struct snap *s, const struct method *m, const struct region *src)
+{
+	*s = (struct snap){ .method = m, .src = src, .addr = src->addr };
+	return m->take(s);
+}
+
+void snap_run(struct snap *s, side_fn fn, void *arg)
+{
+	s->method->start(s, fn, arg);
+	s->method->wait(s);
+}
+
+static void *run_side(void *p)
+{
+	struct snap *s = p;
+
+	s->fn(s, s->arg);
+	return NULL;
+}
+
+void thread_start(struct snap *s, side_fn fn, void *arg)
+{
+	int err;
+
+	s->fn = fn;
+	s->arg = arg;
+	err = pthread_create(&s->thread, NULL, run_side, s);
+	if (err)
+		die("cannot create a thread: %s", strerror(err));
+}
+
+void thread_wait(struct snap *s)
+{
+	pthread_join(s->thread, NULL);
+}
+
+/* No snapshot at all: its "snapshot side" sees the live memory. */
+
+static const char *none_missing(size_t len, enum page_kind page)
+{
+	(void)len;
+	(void)page;
+	return NULL;
+}
+
+static const char *none_take(struct snap *s)
+{
+	(void)s;
+	return NULL;
+}
+
+static void none_drop(struct snap *s)
+{
+	(void)s;
+}
+
+const struct method method_none = {
+	.name = "none",
+	.help = "no snapshot: the base line",
+	.missing = none_missing,
+	.take = none_take,
+	.start = thread_start,
+	.wait = thread_wait,
+	.drop = none_drop,
+};
