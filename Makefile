@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0
+
+KDIR	?= /lib/modules/$(shell uname -r)/build
+PREFIX	?= /usr/local
+export PREFIX DESTDIR
+
+.PHONY: all module user selftests check bench bench-count check-here bench-here install clean help
+
+all: module user
+
+help:
+	@echo 'make                the module for the running kernel, library, bench'
+	@echo 'make check          all tests, in virtual machines (MUTANTS=no KERNELS="6.1 6.12" JOBS=2)'
+	@echo 'make bench          cowsnap beside fork, in a virtual machine (BENCH_ARGS=... MEM=4G)'
+	@echo 'make bench-count    the same by counting instructions'
+	@echo 'make check-here     the tests on this machine, with the module loaded'
+	@echo 'make bench-here     the comparison on this machine, with the module loaded'
+	@echo 'make install        module, library, header, man pages, udev rule (PREFIX= DESTDIR=)'
+	@echo 'KDIR=DIR            the kernel to build the module for'
+
+module: | kernel-headers
+	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
+
+user:
+	$(MAKE) -C user
+
+selftests:
+	$(MAKE) -C selftests
+
+check:
+	@selftests/vm/check.sh
+
+bench:
+	@selftests/vm/bench.sh $(BENCH_ARGS)
+
+bench-count:
+	@selftests/vm/bench.sh --count $(BENCH_ARGS)
+
+check-here: | loaded-module
+	$(MAKE) -C selftests run_tests
+
+bench-here: user | loaded-module
+	user/build/cowsnap-bench $(BENCH_ARGS)
+
+install: all
+	$(MAKE) -C $(KDIR) M=$(CURDIR) $(if $(DESTDIR),INSTALL_MOD_PATH=$(DESTDIR)) modules_install
+	$(MAKE) -C user install
+
+clean:
+	rm -rf build
+	$(if $(wildcard $(KDIR)/Makefile),$(MAKE) -C $(KDIR) M=$(CURDIR) clean)
+	$(MAKE) -C user clean
+	rm -f selftests/*_test
+
+.PHONY: kernel-headers loaded-module
+
+kernel-headers:
+	@test -e $(KDIR)/Makefile || { echo 'There is no kernel build directory $(KDIR): install linux-headers-$(shell uname -r), or set KDIR.' >&2; exit 1; }
+
+loaded-module:
+	@test -e /dev/cowsnap || { echo 'There is no /dev/cowsnap: load the module first (make && insmod cowsnap.ko).' >&2; exit 1; }

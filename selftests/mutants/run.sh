@@ -1,0 +1,94 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Usage: run.sh [PATCH...]
+# Each patch here breaks one promise of the module on purpose. Build the module
+# with each (or with those named), run the tests that should notice, and print
+# `ok` when one does. A mutant that survives, or does not build, is a failure.
+# Above its diff a patch says:
+#	Breaks: the promise, a sentence
+#	Tests: PROGRAM[:TEST]...	what to run
+#	Kernel: SERIES			(6.12)
+#	Boot: OPTION...			for vm/run.sh
+# With fault_test among the tests the module is built with fault injection.
+# Wanted: the tests, built, in build/check/files (as vm/check.sh leaves them).
+
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR
+. "$(dirname "$0")/../vm/common.sh"
+
+files=$top/build/check/files
+out=$top/build/mutants
+
+header()
+{
+	sed -n "/^\(---\|diff \)/q; s/^$2: *//p" "$1"
+}
+
+# What was seen in log $1 of a guest that ended with status $2: the test that
+# failed, or how the guest died in which program. Empty when all went well.
+caught_by()
+{
+	local running
+
+	running=$(sed -n 's/^# == \(.*\) ==$/\1/p' "$1" | tail -n 1)
+	if [ -z "$running" ] || grep -q 'nothing ran$' "$1"; then
+		return
+	fi
+	case $2 in
+	98)	echo "the kernel's complaint in $running" ;;
+	124)	echo "the end of time in $running" ;;
+	97)	echo "the guest's death in $running" ;;
+	*)	sed -n 's/^not ok \([0-9]* \)\?//p' "$1" | head -n 1 ;;
+	esac
+}
+
+mutant()
+{
+	local patch=$1 name tests kernel status=0 by faults='' boot
+	local dir log
+
+	name=$(basename "$patch" .patch)
+	dir=$out/$name
+	log=$dir/log
+	mkdir -p "$dir"
+	tests=$(header "$patch" Tests)
+	kernel=$(header "$patch" Kernel)
+	kernel=$("$vm/fetch.sh" "${kernel:-6.12}")
+	read -r -a boot < <(header "$patch" Boot) || true
+	[[ " $tests" != *" fault_test"* ]] || faults=1
+
+	if [ -z "$tests" ]; then
+		echo "not ok mutant $name: names no tests"
+		return
+	elif ! COWSNAP_FAULTS=$faults "$vm/build.sh" "$kernel" "$dir" "$patch" >"$log" 2>&1; then
+		echo "not ok mutant $name: no build ($log)"
+		return
+	fi
+	"$vm/run.sh" --kernel "$kernel" --module "$dir/cowsnap.ko" \
+		--files "$files" --timeout 300 "${boot[@]}" \
+		-- "COWSNAP_TEST_TIMEOUT=120 /files/guest-check.sh $tests" >"$log" 2>&1 || status=$?
+	by=$(caught_by "$log" "$status")
+	if [ -n "$by" ]; then
+		echo "ok mutant $name caught by $by"
+	elif [ "$status" = 0 ]; then
+		echo "not ok mutant $name survives $tests"
+	else
+		echo "not ok mutant $name: no test ran ($log)"
+	fi
+}
+
+[ -d "$files/selftests" ] || die "no tests in $files; make check builds them"
+if [ $# = 0 ]; then
+	shopt -s nullglob
+	set -- "$top"/selftests/mutants/*.patch
+fi
+rm -rf "$out"
+mkdir -p "$out"
+for patch; do
+	throttle
+	mutant "$patch" | tee "$out/$(basename "$patch").result" &
+done
+wait
+for patch; do
+	[ -s "$out/$(basename "$patch").result" ] || echo "not ok mutant $(basename "$patch" .patch): no result"
+done

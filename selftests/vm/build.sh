@@ -1,0 +1,40 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Usage: build.sh KERNEL_DIR OUT_DIR [PATCH...]
+# Build cowsnap.ko in OUT_DIR from a copy of the sources, with PATCHes applied,
+# for the kernel that fetch.sh put into KERNEL_DIR. A warning is an error, except
+# with PATCHes: what they take out may leave something unused.
+# Environment: COWSNAP_FAULTS=1 builds with fault injection points.
+
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR
+. "$(dirname "$0")/common.sh"
+
+[ $# -ge 2 ] || usage 1
+kernel=$1
+out=$2
+shift 2
+[ -e "$kernel/build/Makefile" ] || die "$kernel/build is no kernel build directory"
+
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+rm -rf "$out/Kbuild" "$out/module" "$out/uapi" "$out/cowsnap.ko"
+mkdir "$out/module"
+cp -r "$top/Kbuild" "$top/uapi" "$out"
+# Sources only: a build in the checkout may be for another kernel.
+cp "$top"/module/*.[ch] "$out/module"
+options=()
+[ $# -gt 0 ] || options+=(KCFLAGS=-Werror)
+[ -z "${COWSNAP_FAULTS:-}" ] || options+=("COWSNAP_FAULTS=$COWSNAP_FAULTS")
+for patch; do
+	patch -p1 -d "$out" --no-backup-if-mismatch -F0 -s -f <"$patch" ||
+		die "${patch##*/} does not apply"
+done
+
+log=$out/build.log
+if ! make -C "$kernel/build" M="$out" "${options[@]}" -j"$(nproc)" modules >"$log" 2>&1 ||
+   { [ $# = 0 ] && grep -i 'warning:' "$log" | grep -qv 'compiler differs'; }; then
+	cat "$log" >&2
+	die "cowsnap does not build for $(cat "$kernel/release" 2>/dev/null || echo "$kernel")"
+fi
+[ -e "$out/cowsnap.ko" ] || die "the build left no cowsnap.ko in $out"

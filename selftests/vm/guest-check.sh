@@ -1,0 +1,86 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+# Usage: guest-check.sh [PROGRAM[:TEST]...]
+# In a guest: load /cowsnap.ko, provide swap, run the programs in
+# /files/selftests (all of them, or those named; of a program all tests or the
+# one named), unload the module. Results are TAP lines; the status is 1 when one
+# is `not ok`. A program has COWSNAP_TEST_TIMEOUT seconds (300).
+
+dir=/files/selftests
+limit=${COWSNAP_TEST_TIMEOUT:-300}
+cgroup=/sys/fs/cgroup/guest-check
+failed=0
+
+result()
+{
+	if [ "$1" = 0 ]; then
+		echo "ok $2"
+	else
+		echo "not ok $2"
+		failed=1
+	fi
+}
+
+setup()
+{
+	modprobe brd rd_nr=1 rd_size=131072 &&
+	mkswap /dev/ram0 >/dev/null &&
+	swapon /dev/ram0 &&
+	echo madvise >/sys/kernel/mm/transparent_hugepage/enabled &&
+	mkdir $cgroup
+}
+
+# What a program says has to agree with how it ended.
+judge()
+{
+	name=$1 status=$2
+	plan=$(sed -n 's/^1\.\.\([0-9]*\).*/\1/p' /tmp/output | head -n 1)
+	results=$(grep -cE '^(not )?ok ' /tmp/output)
+
+	if [ "$status" = 4 ] && [ "$results" = 0 ]; then
+		echo "ok $name # SKIP $(sed -n 's/.*# SKIP *//p' /tmp/output | head -n 1)"
+	elif [ "$status" = 0 ] && [ "$results" = 0 ]; then
+		result 1 "$name: nothing ran"
+	elif [ -n "$plan" ] && [ "$plan" != "$results" ]; then
+		result 1 "$name: $results of $plan results, exit status $status"
+	elif [ "$status" != 0 ] && ! grep -q '^not ok ' /tmp/output; then
+		result 1 "$name: exit status $status"
+	fi
+	! grep -q '^not ok ' /tmp/output || failed=1
+}
+
+# In a control group, so that no process of it is left afterwards.
+run_test()
+{
+	program=${1%%:*} only=${1#"${1%%:*}"}
+
+	echo "# == $1 =="
+	mkfifo /tmp/pipe
+	tee /tmp/output </tmp/pipe &
+	(
+		echo 0 >$cgroup/cgroup.procs
+		exec timeout -k 5 "$limit" "$dir/$program" ${only:+-t "${only#:}"}
+	) </dev/null >/tmp/pipe 2>&1
+	status=$?
+	echo 1 >$cgroup/cgroup.kill
+	wait
+	rm /tmp/pipe
+	judge "$1" $status
+}
+
+setup || { result 1 "guest set-up"; exit 1; }
+insmod /cowsnap.ko || { result 1 "insmod"; exit 1; }
+if [ $# = 0 ]; then
+	cd $dir || exit
+	set -- *_test
+	cd / || exit
+fi
+for test; do
+	run_test "$test"
+done
+rmmod cowsnap
+result $? rmmod_after_tests
+# With a swap entry leaked this does not end.
+timeout 60 swapoff /dev/ram0
+result $? swapoff_after_tests
+exit $failed
