@@ -22,6 +22,7 @@ struct cowsnap_op {
 	unsigned long dst;	/* becomes the address of the duplicate */
 	u32 flags;
 	u32 reserved;
+	bool no_answer;		/* the caller's struct ends before dst */
 
 	/* What check_src() found in the source. */
 	unsigned int nr_vmas;

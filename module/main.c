@@ -68,6 +68,7 @@ static int run_remap(union request *req, struct cowsnap_op *op, int err)
 	op->len = remap->len;
 	op->dst = remap->dst;
 	op->reserved = remap->reserved;
+	op->no_answer = remap->size < offsetofend(struct cowsnap_remap, dst);
 	if (!err)
 		err = cowsnap_remap(op);
 	if (!err)

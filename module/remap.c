@@ -73,6 +73,9 @@ static int check_args(struct cowsnap_op *op)
 	if (!range_fits(op->src, op->len))
 		return cowsnap_refuse(op, op->src, COWSNAP_REASON_OVERFLOW,
 				      -EINVAL);
+	/* A duplicate that nobody knows of: there is no room to say where it is. */
+	if (op->no_answer)
+		return cowsnap_refuse(op, 0, COWSNAP_REASON_RESULT, -EFAULT);
 	if (!op_has_fixed_dst(op))
 		return 0;
 	if (!range_fits(op->dst, op->len))

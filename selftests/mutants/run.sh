@@ -44,7 +44,7 @@ caught_by()
 
 mutant()
 {
-	local patch=$1 name tests kernel status=0 by faults='' boot
+	local patch=$1 kernel=$2 name tests status=0 by faults='' boot
 	local dir log
 
 	name=$(basename "$patch" .patch)
@@ -52,8 +52,6 @@ mutant()
 	log=$dir/log
 	mkdir -p "$dir"
 	tests=$(header "$patch" Tests)
-	kernel=$(header "$patch" Kernel)
-	kernel=$("$vm/fetch.sh" "${kernel:-6.12}")
 	read -r -a boot < <(header "$patch" Boot) || true
 	[[ " $tests" != *" fault_test"* ]] || faults=1
 
@@ -77,18 +75,33 @@ mutant()
 	fi
 }
 
+result_of()
+{
+	echo "$out/$(basename "$1").result"
+}
+
+report()
+{
+	mutant "$@" | tee "$(result_of "$1")"
+}
+
 [ -d "$files/selftests" ] || die "no tests in $files; make check builds them"
 if [ $# = 0 ]; then
 	shopt -s nullglob
 	set -- "$top"/selftests/mutants/*.patch
 fi
+trap kill_jobs EXIT
+trap 'exit 1' INT TERM HUP
 rm -rf "$out"
 mkdir -p "$out"
+declare -A kernels
 for patch; do
-	throttle
-	mutant "$patch" | tee "$out/$(basename "$patch").result" &
+	series=$(header "$patch" Kernel)
+	series=${series:-6.12}
+	[ -n "${kernels[$series]:-}" ] || kernels[$series]=$("$vm/fetch.sh" "$series")
+	spawn report "$patch" "${kernels[$series]}"
 done
 wait
 for patch; do
-	[ -s "$out/$(basename "$patch").result" ] || echo "not ok mutant $(basename "$patch" .patch): no result"
+	[ -s "$(result_of "$patch")" ] || echo "not ok mutant $(basename "$patch" .patch): no result"
 done

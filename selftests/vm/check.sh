@@ -88,13 +88,10 @@ boot_all()
 	tests=$(cd "$out/files/selftests" && echo *_test)
 	tests=${tests//fault_test/}
 	for series in $kernels; do
-		throttle
-		boot "$series-2nodes" "$series" module "$tests" --nodes 2 --cpus 8 &
-		throttle
-		boot "$series-1node" "$series" module "$tests" --cpus 2 --cpu max,la57=off &
-		[ -e "$out/files/selftests/fault_test" ] || continue
-		throttle
-		boot "$series-faults" "$series" faults fault_test --cpus 2 &
+		spawn boot "$series-2nodes" "$series" module "$tests" --nodes 2 --cpus 8
+		spawn boot "$series-1node" "$series" module "$tests" --cpus 2 --cpu max,la57=off
+		[ ! -e "$out/files/selftests/fault_test" ] ||
+			spawn boot "$series-faults" "$series" faults fault_test --cpus 2
 	done
 	wait
 }
@@ -104,6 +101,7 @@ finish()
 {
 	local status=$? passed failed skipped
 
+	kill_jobs
 	read -r passed failed skipped < <(count_results "$log"/*.log)
 	[ $status = 0 ] || [ "$failed" -gt 0 ] || failed=1
 	echo "$passed passed, $failed failed, $skipped skipped"
@@ -116,6 +114,7 @@ flock 8
 rm -rf "$log" "$out/files"
 mkdir -p "$log" "$out/files/selftests"
 trap finish EXIT
+trap 'exit 1' INT TERM HUP
 
 "$vm/setup.sh" g++ mandoc
 step fetch fetch_kernels

@@ -60,26 +60,44 @@ apt_candidates()
 		     /^  Candidate:/ && $2 != "(none)" { print name, $2 }'
 }
 
-# Download the packages $2... into directory $1, with one try at fresher lists.
+# Before something is taken from the archive: an old list may name what is gone.
+apt_refresh()
+{
+	[ "$(id -u)" = 0 ] || return 0
+	[ -z "$(find "$cache/apt-updated" -mmin -60 2>/dev/null)" ] || return 0
+	apt_update || say "going on with the package lists as they are"
+	mkdir -p "$cache"
+	touch "$cache/apt-updated"
+}
+
+# Download the packages $2... into directory $1.
 apt_fetch()
 {
-	local dir=$1
-
-	shift
-	(cd "$dir" && apt-get -qq download "$@" >/dev/null 2>&1) && return
-	apt_update
-	(cd "$dir" && quietly apt-get -qq download "$@")
+	(cd "$1" && quietly apt-get -qq download "${@:2}")
 }
 
 # How many guests run at a time.
 jobs=${JOBS:-$(nproc)}
 [ "$jobs" -le 4 ] || jobs=${JOBS:-4}
 
-# Wait until another background job may start.
-throttle()
+# Run "$@" as a job, when fewer than $jobs are running.
+spawn()
 {
 	while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do
 		wait -n || true
+	done
+	# A process group of its own, for kill_jobs; no lock held longer than by us.
+	set -m
+	"$@" 8>&- 9>&- &
+	set +m
+}
+
+kill_jobs()
+{
+	local job
+
+	for job in $(jobs -p); do
+		kill -TERM -- "-$job" 2>/dev/null || true
 	done
 }
 

@@ -60,31 +60,26 @@ move_headers()
 	ln -s "root/usr/src/linux-headers-$3" "$1/build"
 }
 
-fetch()
+# Find out about series $1: image, release, dir.
+find_kernel()
 {
-	local series=$1 image version headers release dir tmp deb
+	local version
 
-	read -r image version < <(newest_image "$series") || true
-	if [ -z "$image" ]; then
-		apt_update
-		read -r image version < <(newest_image "$series") || true
-	fi
-	[ -n "$image" ] || die "apt knows no linux-image of series $series with headers"
-
+	read -r image version < <(newest_image "$1") || true
 	release=${image#linux-image-}
 	dir=$cache/kernels/${image}_$version
-	if [ -d "$dir" ]; then
-		echo "$dir"
-		return
-	fi
+	[ -n "$image" ]
+}
+
+# Make $dir, all of it or nothing.
+fetch_kernel()
+{
+	local headers=linux-headers-$release tmp deb
 
 	say "fetching $image"
-	headers=linux-headers-$release
 	mkdir -p "$cache/kernels"
 	tmp=$(mktemp -d "$cache/kernels/tmp.XXXXXX")
 	chmod 755 "$tmp"
-	# shellcheck disable=SC2064
-	trap "rm -rf '$tmp'" EXIT
 	mkdir "$tmp/debs" "$tmp/root"
 	# shellcheck disable=SC2046
 	apt_fetch "$tmp/debs" "$image" "$headers" \
@@ -99,12 +94,17 @@ fetch()
 	echo "$release" >"$tmp/release"
 	rm -rf "$tmp/debs" "$tmp/root/usr/share"
 	mv -T "$tmp" "$dir"
-	echo "$dir"
 }
 
 [ $# -gt 0 ] || usage 1
 [ "$*" != all ] || set -- 6.1 6.12
 cache_lock fetch
+trap 'rm -rf "$cache"/kernels/tmp.*' EXIT
 for series; do
-	fetch "$series"
+	if ! find_kernel "$series" || [ ! -d "$dir" ]; then
+		apt_refresh
+		find_kernel "$series" || die "apt knows no linux-image of series $series with headers"
+		[ -d "$dir" ] || fetch_kernel
+	fi
+	echo "$dir"
 done

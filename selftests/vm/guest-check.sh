@@ -64,6 +64,9 @@ run_test()
 	status=$?
 	echo 1 >$cgroup/cgroup.kill
 	wait
+	while grep -q . $cgroup/cgroup.procs; do
+		usleep 100000
+	done
 	rm /tmp/pipe
 	judge "$1" $status
 }

@@ -10,25 +10,34 @@ set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
 source=linux-source-${1:-6.12}
-[ -n "$(apt_candidates "$source")" ] || apt_update
-read -r _ version < <(apt_candidates "$source") || true
-[ -n "$version" ] || die "apt knows no $source"
+find_source()
+{
+	read -r _ version < <(apt_candidates "$source") || true
+	dir=$cache/kselftest/${source}_$version
+	[ -n "$version" ]
+}
 
-cache_lock kselftest
-dir=$cache/kselftest/${source}_$version
-if [ ! -d "$dir" ]; then
+fetch_tree()
+{
+	local tmp selftests=$source/tools/testing/selftests
+
 	say "fetching $source"
 	mkdir -p "$cache/kselftest"
 	tmp=$(mktemp -d "$cache/kselftest/tmp.XXXXXX")
-	trap 'rm -rf "$tmp"' EXIT
 	mkdir "$tmp/debs" "$tmp/tree"
 	apt_fetch "$tmp/debs" "$source"
-	selftests=$source/tools/testing/selftests
 	dpkg-deb --fsys-tarfile "$tmp/debs/"*.deb | tar -xO "./usr/src/$source.tar.xz" |
 		tar -xJ -C "$tmp/tree" --strip-components=1 --wildcards --no-wildcards-match-slash \
 			"$selftests/lib.mk" "$selftests/*.h" "$selftests/*.sh" "$selftests/kselftest" \
 			"$source/scripts/*.include" "$source/tools/scripts" "$source/tools/include/uapi"
-	chmod 755 "$tmp/tree"
 	mv -T "$tmp/tree" "$dir"
+}
+
+cache_lock kselftest
+trap 'rm -rf "$cache"/kselftest/tmp.*' EXIT
+if ! find_source || [ ! -d "$dir" ]; then
+	apt_refresh
+	find_source || die "apt knows no $source"
+	[ -d "$dir" ] || fetch_tree
 fi
 echo "$dir/tools/testing/selftests"

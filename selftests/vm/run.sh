@@ -76,7 +76,11 @@ work=$(mktemp -d)
 # shellcheck disable=SC2317
 cleanup()
 {
-	[ -z "$guest" ] || kill -KILL "$guest" 2>/dev/null || true
+	if [ -n "$guest" ]; then
+		# timeout passes it on, and follows it with SIGKILL.
+		kill -TERM "$guest" 2>/dev/null || true
+		wait "$guest" || true
+	fi
 	rm -rf "$work"
 }
 trap cleanup EXIT

@@ -39,5 +39,5 @@ fi
 cache_lock setup
 say "installing ${list[*]}"
 export DEBIAN_FRONTEND=noninteractive
-apt_update
+apt_refresh
 quietly "${install[@]}" -qq -o DPkg::Lock::Timeout=300

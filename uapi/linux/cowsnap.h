@@ -28,7 +28,8 @@
  *			overlap; non-zero reserved member; contradicting flags
  *	E2BIG		a larger struct with a tail that is not zero
  *	EOPNOTSUPP	unknown flag, or memory that cannot be duplicated soundly
- *	EFAULT		the argument cannot be read or written
+ *	EFAULT		the argument cannot be read or written, or has no room for the
+ *			address of a duplicate
  *	ENOMEM		hole in the range, a limit, or no memory
  *	EEXIST		FIXED_NOREPLACE, and something is there
  *	EPERM		a sealed mapping would be replaced, or the destination lies

@@ -188,9 +188,10 @@ static void print_row(FILE *out, const struct group *g, const struct figure *f,
 			snprintf(page, sizeof(page), "%s",
 				 number(figure_per_page(f), a));
 	}
-	if (f->ratio)
-		snprintf(ratio, sizeof(ratio), f->ratio < 0.1 ? "%.2g" :
-			 f->ratio < 10 ? "%.2f" : "%.0f", f->ratio);
+	if (f->ratio && f->ratio < 0.01)
+		strcpy(ratio, "<0.01");
+	else if (f->ratio)
+		snprintf(ratio, sizeof(ratio), f->ratio < 10 ? "%.2f" : "%.0f", f->ratio);
 
 	fprintf(out, "  %-21s %-8s %10s %10s %10s %6zu %-15s %12s %7s\n",
 		first ? f->metric : "", f->method->name,

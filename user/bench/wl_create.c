@@ -118,7 +118,7 @@ static int turns_for(size_t size)
 	if (size <= 16 * MIB)
 		return env.emulated ? 10 : 50;
 	if (size <= 256 * MIB)
-		return env.emulated ? 5 : 20;
+		return env.emulated ? 3 : 20;
 	return env.emulated ? 3 : 10;
 }
 

@@ -176,7 +176,7 @@ static unsigned int all_combinations(struct nodes *list, unsigned int max)
 
 static void numa_run(struct bench *b)
 {
-	const size_t dflt = env.emulated ? 16 * MIB : 64 * MIB;
+	const size_t dflt = env.emulated ? 8 * MIB : 64 * MIB;
 	static const enum page_kind dflt_page = PAGE_4K;
 	enum page_kind pages[NR_PAGE_KINDS];
 	struct nodes list[64];

@@ -139,7 +139,8 @@ static void choose_ways(struct touch_args *a, unsigned int writers)
 
 static void touch_one(struct bench *b, size_t size, enum page_kind page)
 {
-	unsigned int many = place_cpus() < 4 ? 2 : 4;
+	/* More virtual CPUs than real ones spend their time waiting for IPIs. */
+	unsigned int many = place_cpus() < 4 || env.emulated ? 2 : 4;
 	struct params p = {
 		.size = size, .page = page_names[page],
 		.writers = b->writers ? b->writers : many,
@@ -172,7 +173,7 @@ static void touch_one(struct bench *b, size_t size, enum page_kind page)
 
 static void touch_run(struct bench *b)
 {
-	const size_t dflt = env.emulated ? 16 * MIB : 64 * MIB;
+	const size_t dflt = env.emulated ? 4 * MIB : 64 * MIB;
 	static const enum page_kind dflt_page = PAGE_4K;
 	enum page_kind pages[NR_PAGE_KINDS];
 	size_t sizes[32];
