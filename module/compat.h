@@ -250,7 +250,11 @@ static inline void cowsnap_add_new_folio(struct folio *folio,
 static inline pte_t cowsnap_pte_mkwrite(pte_t pte)
 {
 #if COWSNAP_KERNEL(6, 12)
-	return pte_mkwrite_novma(pte);
+	pte = pte_mkwrite_novma(pte);
+#ifdef CONFIG_X86
+	pte = pte_clear_saveddirty(pte);
+#endif
+	return pte;
 #else
 	return pte_mkwrite(pte);
 #endif

@@ -30,6 +30,11 @@ struct cowsnap_op {
 	unsigned long nr_data;		/* of them, those RLIMIT_DATA counts */
 	unsigned long nr_account;	/* of them, those the commit limit counts */
 
+	/* What count_dst() found at the destination: FIXED frees it. */
+	unsigned int freed_vmas;
+	unsigned long freed_pages;
+	unsigned long freed_account;
+
 	/* What must be undone: commit charge that no vma owns yet. */
 	unsigned long charged;
 

@@ -8,6 +8,7 @@
 #include <linux/fs.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
+#include <linux/nospec.h>
 #include <linux/uaccess.h>
 #include <linux/utsname.h>
 
@@ -184,6 +185,7 @@ static long cowsnap_ioctl(struct file *file, unsigned int cmd, unsigned long arg
 
 	if (cmd != _IO(COWSNAP_IOC_MAGIC, nr) || nr >= ARRAY_SIZE(commands))
 		return -ENOTTY;
+	nr = array_index_nospec(nr, ARRAY_SIZE(commands));
 	return serve(&commands[nr], (void __user *)arg);
 }
 

@@ -170,6 +170,13 @@ static int walk_span(struct cowsnap_walk *walk, struct cowsnap_span *span)
 		return 0;
 	if (WARN_ON_ONCE(pmd_bad(*span->src_pmd)))
 		return -EIO;
+	/*
+	 * An earlier pass shared a huge page whole, and reclaim has split the
+	 * source's entry since: it comes to the duplicate's later, or never.
+	 * There is no page table on that side, and nothing left to do.
+	 */
+	if (pmd_is_huge(READ_ONCE(*span->dst_pmd)))
+		return 0;
 	return walk_ptes(walk, span);
 }
 

@@ -245,53 +245,65 @@ static int choose_dst(struct cowsnap_op *op)
 	return 0;
 }
 
-/* Pages that FIXED will unmap: they make room under RLIMIT_AS. */
-static unsigned long pages_at_dst(struct cowsnap_op *op)
+/* What FIXED will unmap makes room under every limit, as it does for mmap. */
+static void count_dst(struct cowsnap_op *op)
 {
 	VMA_ITERATOR(vmi, op->mm, op->dst);
 	struct vm_area_struct *vma;
-	unsigned long nr = 0;
+	unsigned long start, end, nr;
 
-	for_each_vma_range(vmi, vma, op_dst_end(op))
-		nr += (min(op_dst_end(op), vma->vm_end) -
-		       max(op->dst, vma->vm_start)) >> PAGE_SHIFT;
-	return nr;
+	for_each_vma_range(vmi, vma, op_dst_end(op)) {
+		start = max(op->dst, vma->vm_start);
+		end = min(op_dst_end(op), vma->vm_end);
+		nr = (end - start) >> PAGE_SHIFT;
+		op->freed_pages += nr;
+		if (vma->vm_flags & VM_ACCOUNT)
+			op->freed_account += nr;
+		if (start == vma->vm_start && end == vma->vm_end)
+			op->freed_vmas++;
+	}
 }
 
-static bool within_rlimits(struct cowsnap_op *op)
-{
-	unsigned long replaced = pages_at_dst(op);
-	unsigned long nr = op->nr_pages - min(op->nr_pages, replaced);
-
-	if (nr && !ksym_or(false, may_expand_vm, op->mm, VM_NONE, nr))
-		return false;
-	nr = op->nr_data - min(op->nr_data, replaced);
-	return !nr || ksym_or(false, may_expand_vm, op->mm, VM_WRITE, nr);
-}
-
-/*
- * The commit charge is taken for all vmas at once, before FIXED replaces
- * anything; reserve_vma() hands it to the vmas one by one.
- */
-static int check_limits(struct cowsnap_op *op)
+static bool within_map_count(struct cowsnap_op *op)
 {
 	/* Unmapping the middle of a mapping adds one. */
 	int split = op->flags & COWSNAP_REMAP_FIXED ? 1 : 0;
 
-	if (op->mm->map_count + op->nr_vmas + split >
-	    *ksym_data(sysctl_max_map_count))
+	return op->mm->map_count + op->nr_vmas + split <=
+	       *ksym_data(sysctl_max_map_count) + op->freed_vmas;
+}
+
+static bool within_rlimits(struct cowsnap_op *op)
+{
+	unsigned long nr = op->nr_pages - min(op->nr_pages, op->freed_pages);
+
+	if (nr && !ksym_or(false, may_expand_vm, op->mm, VM_NONE, nr))
+		return false;
+	nr = op->nr_data - min(op->nr_data, op->freed_pages);
+	return !nr || ksym_or(false, may_expand_vm, op->mm, VM_WRITE, nr);
+}
+
+/* Take commit charge for @nr pages; reserve_vma() hands it to the vmas. */
+static int charge(struct cowsnap_op *op, unsigned long nr)
+{
+	if (nr && ksym_or(-ENOMEM, security_vm_enough_memory_mm, op->mm, nr))
+		return cowsnap_refuse(op, op->src, COWSNAP_REASON_COMMIT,
+				      -ENOMEM);
+	op->charged += nr;
+	return 0;
+}
+
+static int check_limits(struct cowsnap_op *op)
+{
+	if (op->flags & COWSNAP_REMAP_FIXED)
+		count_dst(op);
+	if (!within_map_count(op))
 		return cowsnap_refuse(op, op->src, COWSNAP_REASON_MAP_COUNT,
 				      -ENOMEM);
 	if (!within_rlimits(op))
 		return cowsnap_refuse(op, op->src, COWSNAP_REASON_RLIMIT,
 				      -ENOMEM);
-	if (op->nr_account &&
-	    ksym_or(-ENOMEM, security_vm_enough_memory_mm, op->mm,
-		    op->nr_account))
-		return cowsnap_refuse(op, op->src, COWSNAP_REASON_COMMIT,
-				      -ENOMEM);
-	op->charged = op->nr_account;
-	return 0;
+	return charge(op, op->nr_account - min(op->nr_account, op->freed_account));
 }
 
 static int replace_dst(struct cowsnap_op *op, struct list_head *uf)
@@ -301,11 +313,12 @@ static int replace_dst(struct cowsnap_op *op, struct list_head *uf)
 	if (!(op->flags & COWSNAP_REMAP_FIXED))
 		return 0;
 	err = ksym_or(-ENOMEM, do_munmap, op->mm, op->dst, op->len, uf);
+	/* What was just given back is charged again, for the duplicate. */
 	if (!err)
-		return 0;
-	return cowsnap_refuse(op, op->dst,
-			      err == -EPERM ? COWSNAP_REASON_SEALED :
-					      COWSNAP_REASON_NO_MEMORY, err);
+		return charge(op, op->nr_account - op->charged);
+	if (err == -EINVAL)	/* through the middle of a huge page of hugetlb */
+		return cowsnap_refuse(op, op->dst, COWSNAP_REASON_ALIGN, err);
+	return cowsnap_refuse(op, op->dst, COWSNAP_REASON_NO_MEMORY, err);
 }
 
 /*
@@ -414,7 +427,10 @@ static int reserve_dst(struct cowsnap_op *op)
  */
 static void unmap_dst(struct cowsnap_op *op)
 {
-	WARN_ON_ONCE(ksym(do_munmap)(op->mm, op->dst, op->len, NULL));
+	int err = ksym(do_munmap)(op->mm, op->dst, op->len, NULL);
+
+	/* A task that is being killed may be denied memory; exit does the rest. */
+	WARN_ON_ONCE(err && !fatal_signal_pending(current));
 }
 
 /* Tells one set of mappings in [dst, dst + len) from another. */
@@ -426,7 +442,7 @@ static u32 hash_dst(struct cowsnap_op *op)
 
 	for_each_vma_range(vmi, vma, op_dst_end(op)) {
 		unsigned long key[] = { vma->vm_start, vma->vm_end,
-					vma->vm_pgoff, vma->vm_flags,
+					vma->vm_pgoff,
 					(unsigned long)vma->anon_vma };
 
 		hash = jhash(key, sizeof(key), hash);

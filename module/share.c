@@ -132,7 +132,37 @@ static bool share_special(struct cowsnap_walk *walk, unsigned long addr,
 	return true;
 }
 
-/* Returns false when the walk must drop its locks first. */
+/*
+ * A clean page in no swap cache: MADV_FREE on one side, whenever it comes, would
+ * let reclaim drop the page from both, since it looks at the map count of dirty
+ * pages only; and one that MADV_FREE has marked before would be dropped from
+ * under the duplicate. Dirty, it stays.
+ */
+static void keep_content(struct folio *folio)
+{
+	if (!folio_test_dirty(folio) && !folio_test_swapcache(folio))
+		folio_set_dirty(folio);
+}
+
+/*
+ * Can no more mappings be added to this page? References are counted in an int,
+ * and nothing else limits how often a process may duplicate.
+ */
+static bool refs_exhausted(const struct folio *folio)
+{
+	return (unsigned int)folio_ref_count(folio) > INT_MAX / 2;
+}
+
+/*
+ * Share a page, or leave it to the second pass. These are left:
+ *
+ * - KSM pages. rmap_walk_ksm() looks for a page at one address in each mm: the
+ *   duplicate's entry would be lost to reclaim and migration.
+ * - Pages that may be pinned. They are protected, so that stores to them end
+ *   with the others, see above.
+ *
+ * Returns false when the walk must drop its locks first.
+ */
 static __always_inline bool share_present(struct cowsnap_walk *walk,
 					  unsigned long addr, pte_t *src,
 					  pte_t *dst, pte_t pte)
@@ -150,23 +180,15 @@ static __always_inline bool share_present(struct cowsnap_walk *walk,
 		block_refused(walk, addr, COWSNAP_REASON_SPECIAL);
 		return false;
 	}
-	/*
-	 * rmap_walk_ksm() looks for a KSM page at one address in each mm: the
-	 * duplicate's entry would be lost to reclaim and migration. Copy it.
-	 */
-	if (unlikely(folio_test_ksm(folio))) {
+	pte = protect_src(mm, addr, src, pte);
+	if (unlikely(folio_test_ksm(folio) || refs_exhausted(folio) ||
+		     cowsnap_dup_rmap_pte(folio, page, walk->src_vma))) {
 		share->left++;
 		return true;
 	}
 	folio_get(folio);
-	if (unlikely(cowsnap_dup_rmap_pte(folio, page, walk->src_vma))) {
-		/* Maybe pinned: its stores end with the others', see above. */
-		folio_put(folio);
-		protect_src(mm, addr, src, pte);
-		share->left++;
-		return true;
-	}
-	pte = protect_src(mm, addr, src, pte);
+	if (unlikely(!pte_dirty(pte)))
+		keep_content(folio);
 	set_pte_at(mm, addr + walk->offset, dst,
 		   pte_mkold(pte_clear_uffd_wp(pte)));
 	walk->rss_anon++;
@@ -266,10 +288,12 @@ static unsigned int copy_ptes(struct cowsnap_walk *walk,
 
 		if (pte_none(pte) || !pte_none(ptep_get(dst)))
 			continue;
-		if (pte_present(pte))
-			done = copy_present(walk, addr, src, dst);
-		else	/* a KSM page went to swap, or moves */
+		if (!pte_present(pte))	/* a KSM page went to swap, or moves */
 			done = share_nonpresent(walk, addr, src, dst, pte);
+		else if (pte_special(pte))	/* a split left the zero page */
+			done = share_special(walk, addr, dst, pte);
+		else
+			done = copy_present(walk, addr, src, dst);
 		if (!done)
 			break;
 	}
@@ -336,7 +360,7 @@ static int share_blocked(struct cowsnap_walk *walk,
 }
 
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
-/* Both locks held. -EBUSY: may be pinned, must be split and copied. */
+/* Both locks held. -EBUSY: cannot be shared, must be split and copied. */
 static int share_pmd(struct cowsnap_walk *walk, const struct cowsnap_span *span,
 		     pgtable_t pgtable)
 {
@@ -347,11 +371,12 @@ static int share_pmd(struct cowsnap_walk *walk, const struct cowsnap_span *span,
 
 	/* In private anonymous memory the only other one is the huge zero page. */
 	if (folio_test_anon(folio)) {
-		folio_get(folio);
-		if (cowsnap_dup_rmap_pmd(folio, page, walk->src_vma)) {
-			folio_put(folio);
+		if (refs_exhausted(folio) ||
+		    cowsnap_dup_rmap_pmd(folio, page, walk->src_vma))
 			return -EBUSY;
-		}
+		folio_get(folio);
+		if (!pmd_dirty(pmd))
+			keep_content(folio);
 		walk->rss_anon += HPAGE_PMD_NR;
 		walk->op->shared += HPAGE_PMD_NR;
 	}

@@ -98,10 +98,10 @@ fetch_kernel()
 
 [ $# -gt 0 ] || usage 1
 [ "$*" != all ] || set -- 6.1 6.12
-cache_lock fetch
-trap 'rm -rf "$cache"/kernels/tmp.*' EXIT
 for series; do
 	if ! find_kernel "$series" || [ ! -d "$dir" ]; then
+		cache_lock fetch
+		trap 'rm -rf "$cache"/kernels/tmp.*' EXIT
 		apt_refresh
 		find_kernel "$series" || die "apt knows no linux-image of series $series with headers"
 		[ -d "$dir" ] || fetch_kernel

@@ -33,9 +33,9 @@ fetch_tree()
 	mv -T "$tmp/tree" "$dir"
 }
 
-cache_lock kselftest
-trap 'rm -rf "$cache"/kselftest/tmp.*' EXIT
 if ! find_source || [ ! -d "$dir" ]; then
+	cache_lock kselftest
+	trap 'rm -rf "$cache"/kselftest/tmp.*' EXIT
 	apt_refresh
 	find_source || die "apt knows no $source"
 	[ -d "$dir" ] || fetch_tree
