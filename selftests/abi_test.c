@@ -1,0 +1,1255 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The ABI of /dev/cowsnap as such: sizes of structs, flags, every row of the
+ * errno table, what is stored where. What REMAP does to memory is tested next
+ * door, in remap_test.c and the others.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "mem.h"
+
+#define PAGES(n)	((n) * MEM_PAGE)
+#define U64(p)		((__u64)(uintptr_t)(p))
+
+/* A multiple of the page size beyond user space with any page-table depth. */
+#define KERNEL_ADDR	0xffff888000000000ULL
+
+#ifndef SYS_mseal
+#define SYS_mseal	462
+#endif
+
+static int call(int fd, unsigned long cmd, void *arg)
+{
+	return ioctl(fd, cmd, arg) ? -errno : 0;
+}
+
+static bool all_bytes(const void *p, unsigned char value, size_t len)
+{
+	const unsigned char *at = p;
+	size_t i;
+
+	for (i = 0; i < len; i++)
+		if (at[i] != value)
+			return false;
+	return true;
+}
+
+FIXTURE(query)
+{
+	int fd;
+	struct cowsnap_query q;
+};
+
+FIXTURE_SETUP(query)
+{
+	self->fd = mem_open();
+	ASSERT_GE(self->fd, 0)
+		TH_LOG("%s: %s. Is the module loaded?", MEM_DEVICE,
+		       strerror(errno));
+	memset(&self->q, 0xa5, sizeof(self->q));
+	self->q.size = sizeof(self->q);
+	self->q.flags = 0;
+}
+
+FIXTURE_TEARDOWN(query)
+{
+	close(self->fd);
+}
+
+/* Programs decide by this what to do without. */
+TEST_F(query, says_what_there_is)
+{
+	struct cowsnap_query *q = &self->q;
+
+	ASSERT_EQ(0, call(self->fd, COWSNAP_QUERY, q));
+	EXPECT_EQ(COWSNAP_ABI, q->abi);
+	EXPECT_EQ(3, q->ops & 3);
+	EXPECT_EQ(COWSNAP_REMAP_FIXED | COWSNAP_REMAP_FIXED_NOREPLACE |
+		  COWSNAP_REMAP_READONLY | COWSNAP_REMAP_HOLES,
+		  q->remap_flags);
+	EXPECT_EQ(COWSNAP_KIND_ANON | COWSNAP_KIND_THP,
+		  q->kinds & (COWSNAP_KIND_ANON | COWSNAP_KIND_THP));
+	EXPECT_EQ(1, q->huge_whole);
+	EXPECT_EQ(COWSNAP_REASON_NONE, q->reason);
+	EXPECT_EQ(0, q->fault_addr);
+	EXPECT_EQ(sizeof(*q), q->size);
+	EXPECT_EQ(0, q->flags);
+}
+
+/* An operation that is announced exists, and one that is not has no flags. */
+TEST_F(query, operations_are_those_that_exist)
+{
+	__u32 flags[6], nr;
+
+	ASSERT_EQ(0, call(self->fd, COWSNAP_QUERY, &self->q));
+	memcpy(flags + 2, &self->q.unshare_flags, 4 * sizeof(flags[0]));
+	for (nr = 2; nr < 32; nr++) {
+		int err = call(self->fd, _IO(COWSNAP_IOC_MAGIC, nr), NULL);
+
+		if (self->q.ops & (1u << nr)) {
+			EXPECT_EQ(-EFAULT, err);
+			continue;
+		}
+		EXPECT_EQ(-ENOTTY, err)
+			TH_LOG("command %u", nr);
+		if (nr < 6)
+			EXPECT_EQ(0, flags[nr]);
+	}
+}
+
+TEST_F(query, unknown_flag_is_refused)
+{
+	int bit;
+
+	for (bit = 0; bit < 32; bit++) {
+		self->q.size = sizeof(self->q);
+		self->q.flags = 1u << bit;
+		EXPECT_EQ(-EOPNOTSUPP, call(self->fd, COWSNAP_QUERY, &self->q));
+		EXPECT_EQ(COWSNAP_REASON_FLAG_UNKNOWN, self->q.reason);
+		EXPECT_EQ(0, self->q.fault_addr);
+	}
+}
+
+TEST_F(query, size_below_8_is_refused)
+{
+	unsigned int size;
+
+	for (size = 0; size < 8; size++) {
+		struct cowsnap_query q = self->q;
+
+		q.size = size;
+		EXPECT_EQ(-EINVAL, call(self->fd, COWSNAP_QUERY, &q));
+		EXPECT_TRUE(all_bytes(&q.abi, 0xa5, sizeof(q) - 8));
+	}
+}
+
+/* An older program's struct ends early; what follows it is not ours. */
+TEST_F(query, short_struct_gets_what_fits_and_nothing_more)
+{
+	unsigned int size;
+
+	for (size = 8; size < sizeof(self->q); size++) {
+		struct cowsnap_query q = self->q;
+
+		q.size = size;
+		ASSERT_EQ(0, call(self->fd, COWSNAP_QUERY, &q));
+		ASSERT_TRUE(all_bytes((char *)&q + size, 0xa5,
+				      sizeof(q) - size))
+			TH_LOG("size %u", size);
+		if (size >= offsetof(struct cowsnap_query, ops))
+			ASSERT_EQ(COWSNAP_ABI, q.abi);
+		if (size >= offsetof(struct cowsnap_query, remap_flags))
+			ASSERT_EQ(3, q.ops & 3);
+	}
+}
+
+/* A newer program talks to an older module as long as it wants nothing new. */
+TEST_F(query, long_struct_with_zero_tail_is_accepted)
+{
+	static const unsigned int extra[] = { 1, 4, 8, 4096, 65536, 1 << 20 };
+	size_t max = sizeof(self->q) + (1 << 20);
+	struct cowsnap_query *q;
+	size_t i;
+
+	q = mem_map((max + MEM_PAGE - 1) & ~(MEM_PAGE - 1));
+	ASSERT_NE(NULL, q);
+	for (i = 0; i < ARRAY_SIZE(extra); i++) {
+		memset(q, 0, sizeof(*q));
+		q->size = sizeof(*q) + extra[i];
+		ASSERT_EQ(0, call(self->fd, COWSNAP_QUERY, q))
+			TH_LOG("%u bytes more", extra[i]);
+		EXPECT_EQ(COWSNAP_ABI, q->abi);
+		EXPECT_TRUE(all_bytes(q + 1, 0, extra[i]));
+	}
+}
+
+TEST_F(query, long_struct_with_dirty_tail_is_refused)
+{
+	static const unsigned int at[] = { 0, 1, 7, 100, 4095, 65535 };
+	struct cowsnap_query *q;
+	size_t i;
+
+	q = mem_map(PAGES(32));
+	ASSERT_NE(NULL, q);
+	for (i = 0; i < ARRAY_SIZE(at); i++) {
+		char *byte = (char *)(q + 1) + at[i];
+
+		memset(q, 0, sizeof(*q));
+		q->size = sizeof(*q) + at[i] + 1;
+		*byte = 1;
+		EXPECT_EQ(-E2BIG, call(self->fd, COWSNAP_QUERY, q))
+			TH_LOG("byte %u of the tail", at[i]);
+		EXPECT_EQ(COWSNAP_REASON_STRUCT_TAIL, q->reason);
+		*byte = 0;
+	}
+}
+
+TEST_F(query, unreadable_argument_is_efault)
+{
+	EXPECT_EQ(-EFAULT, call(self->fd, COWSNAP_QUERY, NULL));
+	EXPECT_EQ(-EFAULT, call(self->fd, COWSNAP_QUERY, (void *)KERNEL_ADDR));
+}
+
+/* Four pages of source between guards, and a request for them. */
+FIXTURE(remap)
+{
+	int fd;
+	char *src;
+	size_t len;
+	struct cowsnap_remap r;
+};
+
+FIXTURE_SETUP(remap)
+{
+	self->fd = mem_open();
+	ASSERT_GE(self->fd, 0)
+		TH_LOG("%s: %s. Is the module loaded?", MEM_DEVICE,
+		       strerror(errno));
+	self->len = PAGES(4);
+	self->src = mem_map_alone(self->len);
+	ASSERT_NE(NULL, self->src);
+	mem_fill(self->src, self->len, 1);
+	self->r = (struct cowsnap_remap) {
+		.size = sizeof(self->r),
+		.src = U64(self->src),
+		.len = self->len,
+	};
+}
+
+FIXTURE_TEARDOWN(remap)
+{
+	EXPECT_TRUE(mem_check(self->src, self->len, 1));
+	close(self->fd);
+}
+
+TEST_F(remap, size_below_8_is_refused)
+{
+	uint64_t maps = mem_maps_hash();
+	struct cowsnap_remap r, was;
+	unsigned int size;
+
+	for (size = 0; size < 8; size++) {
+		r = self->r;
+		r.size = size;
+		was = r;
+		EXPECT_EQ(-EINVAL, call(self->fd, COWSNAP_REMAP, &r));
+		EXPECT_EQ(0, memcmp(&r, &was, sizeof(r)));
+	}
+	EXPECT_EQ(maps, mem_maps_hash());
+}
+
+/*
+ * Without room for dst nobody would know of the duplicate: whatever the errno,
+ * there must be none. Bytes behind the struct belong to somebody else.
+ */
+TEST_F(remap, struct_without_room_for_dst_duplicates_nothing)
+{
+	uint64_t maps = mem_maps_hash();
+	struct cowsnap_remap r;
+	unsigned int size;
+
+	for (size = 8; size < 32; size++) {
+		r = self->r;
+		memset((char *)&r + size, 0xa5, sizeof(r) - size);
+		r.size = size;
+		ASSERT_NE(0, call(self->fd, COWSNAP_REMAP, &r))
+			TH_LOG("size %u", size);
+		ASSERT_TRUE(all_bytes((char *)&r + size, 0xa5,
+				      sizeof(r) - size))
+			TH_LOG("size %u", size);
+		ASSERT_EQ(maps, mem_maps_hash())
+			TH_LOG("size %u", size);
+	}
+}
+
+TEST_F(remap, short_struct_gets_what_fits_and_nothing_more)
+{
+	struct cowsnap_remap r;
+	unsigned int size;
+
+	for (size = 32; size < sizeof(r); size++) {
+		r = self->r;
+		memset((char *)&r + size, 0xa5, sizeof(r) - size);
+		r.size = size;
+		ASSERT_EQ(0, call(self->fd, COWSNAP_REMAP, &r))
+			TH_LOG("size %u", size);
+		ASSERT_TRUE(all_bytes((char *)&r + size, 0xa5,
+				      sizeof(r) - size))
+			TH_LOG("size %u", size);
+		if (size >= 40)
+			ASSERT_EQ(4, r.shared);
+		if (size >= 48)
+			ASSERT_EQ(0, r.copied);
+		ASSERT_TRUE(mem_check((void *)r.dst, self->len, 1));
+		ASSERT_EQ(0, munmap((void *)r.dst, self->len));
+	}
+}
+
+/* "reserved" is zero for a program that does not have it, garbage or not. */
+TEST_F(remap, short_struct_has_zero_in_later_members)
+{
+	self->r.size = offsetof(struct cowsnap_remap, reserved);
+	self->r.reserved = 0xdead;
+	EXPECT_EQ(0, call(self->fd, COWSNAP_REMAP, &self->r));
+	EXPECT_EQ(0xdead, self->r.reserved);
+}
+
+TEST_F(remap, long_struct_with_zero_tail_is_accepted)
+{
+	static const unsigned int extra[] = { 1, 4, 8, 4096, 65536 };
+	struct cowsnap_remap *r = mem_map(PAGES(32));
+	size_t i;
+
+	ASSERT_NE(NULL, r);
+	for (i = 0; i < ARRAY_SIZE(extra); i++) {
+		*r = self->r;
+		r->size += extra[i];
+		ASSERT_EQ(0, call(self->fd, COWSNAP_REMAP, r))
+			TH_LOG("%u bytes more", extra[i]);
+		EXPECT_EQ(4, r->shared);
+		EXPECT_TRUE(all_bytes(r + 1, 0, extra[i]));
+		EXPECT_TRUE(mem_check((void *)r->dst, self->len, 1));
+	}
+}
+
+/* What an older module cannot know it must not ignore. */
+TEST_F(remap, long_struct_with_dirty_tail_is_refused)
+{
+	static const unsigned int at[] = { 0, 1, 7, 100, 4095, 65535 };
+	struct cowsnap_remap *r = mem_map(PAGES(32));
+	size_t i;
+
+	ASSERT_NE(NULL, r);
+	for (i = 0; i < ARRAY_SIZE(at); i++) {
+		char *byte = (char *)(r + 1) + at[i];
+
+		*r = self->r;
+		r->size += at[i] + 1;
+		*byte = 1;
+		EXPECT_EQ(-E2BIG, mem_refused(self->fd, r))
+			TH_LOG("byte %u of the tail", at[i]);
+		EXPECT_EQ(COWSNAP_REASON_STRUCT_TAIL, r->reason);
+		EXPECT_EQ(1, *byte);
+		*byte = 0;
+	}
+}
+
+TEST_F(remap, unknown_flag_is_refused)
+{
+	struct cowsnap_query q = { .size = sizeof(q) };
+	int bit;
+
+	ASSERT_EQ(0, call(self->fd, COWSNAP_QUERY, &q));
+	for (bit = 0; bit < 32; bit++) {
+		if (q.remap_flags & (1u << bit))
+			continue;
+		self->r.flags = 1u << bit;
+		EXPECT_EQ(-EOPNOTSUPP, mem_refused(self->fd, &self->r))
+			TH_LOG("bit %d", bit);
+		EXPECT_EQ(COWSNAP_REASON_FLAG_UNKNOWN, self->r.reason);
+		self->r.flags |= COWSNAP_REMAP_READONLY | COWSNAP_REMAP_HOLES;
+		EXPECT_EQ(-EOPNOTSUPP, mem_refused(self->fd, &self->r));
+	}
+}
+
+TEST_F(remap, contradicting_flags_are_refused)
+{
+	self->r.dst = U64(mem_free_range(self->len, MEM_HUGE, 0));
+	self->r.flags = COWSNAP_REMAP_FIXED | COWSNAP_REMAP_FIXED_NOREPLACE;
+	EXPECT_EQ(-EINVAL, mem_refused(self->fd, &self->r));
+	EXPECT_EQ(COWSNAP_REASON_FLAG_CONFLICT, self->r.reason);
+}
+
+TEST_F(remap, non_zero_reserved_is_refused)
+{
+	int bit;
+
+	for (bit = 0; bit < 32; bit++) {
+		self->r.reserved = 1u << bit;
+		EXPECT_EQ(-EINVAL, mem_refused(self->fd, &self->r));
+		EXPECT_EQ(COWSNAP_REASON_RESERVED, self->r.reason);
+	}
+}
+
+TEST_F(remap, misaligned_range_is_refused)
+{
+	static const unsigned int off[] = { 1, 8, 511, 2048, 4095 };
+	struct cowsnap_remap r;
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(off); i++) {
+		r = self->r;
+		r.src += off[i];
+		EXPECT_EQ(-EINVAL, mem_refused(self->fd, &r));
+		EXPECT_EQ(COWSNAP_REASON_ALIGN, r.reason);
+
+		r = self->r;
+		r.len -= off[i];
+		EXPECT_EQ(-EINVAL, mem_refused(self->fd, &r));
+		EXPECT_EQ(COWSNAP_REASON_ALIGN, r.reason);
+
+		r = self->r;
+		r.flags = COWSNAP_REMAP_FIXED;
+		r.dst = U64(mem_free_range(self->len, MEM_HUGE, 0)) + off[i];
+		EXPECT_EQ(-EINVAL, mem_refused(self->fd, &r));
+		EXPECT_EQ(COWSNAP_REASON_ALIGN, r.reason);
+
+		r.flags = COWSNAP_REMAP_FIXED_NOREPLACE;
+		EXPECT_EQ(-EINVAL, mem_refused(self->fd, &r));
+		EXPECT_EQ(COWSNAP_REASON_ALIGN, r.reason);
+	}
+}
+
+TEST_F(remap, empty_range_is_refused)
+{
+	self->r.len = 0;
+	EXPECT_EQ(-EINVAL, mem_refused(self->fd, &self->r));
+	EXPECT_EQ(COWSNAP_REASON_EMPTY, self->r.reason);
+}
+
+/* Sums that wrap would make later comparisons pass. */
+TEST_F(remap, source_that_leaves_the_address_space_is_refused)
+{
+	static const struct {
+		__u64 src, len;
+	} bad[] = {
+		{ -4096ULL, 4096 },		/* the sum is 0 */
+		{ -4096ULL, 8192 },
+		{ 1ULL << 63, 1ULL << 63 },
+		{ KERNEL_ADDR, 4096 },
+		{ 1ULL << 62, 4096 },
+		{ 4096, 1ULL << 63 },
+		{ 65536, -65536ULL },
+		{ 65536, -4096ULL },
+	};
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(bad); i++) {
+		self->r.src = bad[i].src;
+		self->r.len = bad[i].len;
+		EXPECT_EQ(-EINVAL, mem_refused(self->fd, &self->r))
+			TH_LOG("%#llx + %#llx", bad[i].src, bad[i].len);
+		EXPECT_EQ(COWSNAP_REASON_OVERFLOW, self->r.reason);
+		/* A hole is none where nothing can be. */
+		self->r.flags ^= COWSNAP_REMAP_HOLES;
+	}
+	self->r.src = U64(self->src);
+	self->r.len = -self->r.src;
+	EXPECT_EQ(-EINVAL, mem_refused(self->fd, &self->r));
+	EXPECT_EQ(COWSNAP_REASON_OVERFLOW, self->r.reason);
+}
+
+TEST_F(remap, destination_that_leaves_the_address_space_is_refused)
+{
+	static const __u64 bad[] = {
+		-4096ULL, -8192ULL, -16384ULL, 1ULL << 63, 1ULL << 62,
+		KERNEL_ADDR,
+	};
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(bad); i++) {
+		self->r.dst = bad[i];
+		self->r.flags = COWSNAP_REMAP_FIXED;
+		EXPECT_EQ(-EINVAL, mem_refused(self->fd, &self->r))
+			TH_LOG("%#llx", bad[i]);
+		EXPECT_EQ(COWSNAP_REASON_OVERFLOW, self->r.reason);
+		self->r.flags = COWSNAP_REMAP_FIXED_NOREPLACE;
+		EXPECT_EQ(-EINVAL, mem_refused(self->fd, &self->r));
+		EXPECT_EQ(COWSNAP_REASON_OVERFLOW, self->r.reason);
+	}
+}
+
+static const long overlaps[] = { 0, 1, 2, 3, -1, -2, -3 };
+
+/* Replacing the source while reading it can only destroy it. */
+TEST_F(remap, overlap_is_refused)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(overlaps); i++) {
+		self->r.dst = self->r.src + PAGES(overlaps[i]);
+		self->r.flags = COWSNAP_REMAP_FIXED;
+		EXPECT_EQ(-EINVAL, mem_refused(self->fd, &self->r))
+			TH_LOG("%ld pages further", overlaps[i]);
+		EXPECT_EQ(COWSNAP_REASON_OVERLAP, self->r.reason);
+		self->r.flags = COWSNAP_REMAP_FIXED_NOREPLACE;
+		EXPECT_EQ(-EINVAL, mem_refused(self->fd, &self->r));
+		EXPECT_EQ(COWSNAP_REASON_OVERLAP, self->r.reason);
+	}
+}
+
+TEST_F(remap, overlapping_hint_is_only_a_hint)
+{
+	struct cowsnap_remap r;
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(overlaps); i++) {
+		r = self->r;
+		r.dst = r.src + PAGES(overlaps[i]);
+		ASSERT_EQ(0, call(self->fd, COWSNAP_REMAP, &r));
+		EXPECT_TRUE(r.dst + r.len <= r.src || r.dst >= r.src + r.len);
+		EXPECT_TRUE(mem_check((void *)r.dst, self->len, 1));
+	}
+}
+
+/*
+ * Programs probe: which error they get for a request with two must not depend
+ * on the version. Each request below is wrong in one more way than the next.
+ */
+TEST_F(remap, checks_come_in_the_documented_order)
+{
+	struct {
+		struct cowsnap_remap r;
+		__u64 tail;
+	} a = { .r = self->r };
+	void *p = mem_map(self->len);
+
+	ASSERT_NE(NULL, p);
+	munmap(p, self->len);
+	a.r.src = U64(p) + 1;			/* a hole, and misaligned */
+	a.r.flags = 1u << 31;
+	a.r.size = sizeof(a);
+	a.tail = 1;
+	EXPECT_EQ(-E2BIG, mem_refused(self->fd, &a.r));
+	a.r.size = 7;
+	EXPECT_EQ(-EINVAL, call(self->fd, COWSNAP_REMAP, &a.r));
+
+	a.r.size = sizeof(a.r);
+	EXPECT_EQ(-EOPNOTSUPP, mem_refused(self->fd, &a.r));
+	EXPECT_EQ(COWSNAP_REASON_FLAG_UNKNOWN, a.r.reason);
+
+	a.r.flags = COWSNAP_REMAP_FIXED | COWSNAP_REMAP_FIXED_NOREPLACE;
+	EXPECT_EQ(-EINVAL, mem_refused(self->fd, &a.r));
+	EXPECT_EQ(COWSNAP_REASON_FLAG_CONFLICT, a.r.reason);
+
+	a.r.flags = COWSNAP_REMAP_FIXED;
+	EXPECT_EQ(-EINVAL, mem_refused(self->fd, &a.r));
+	EXPECT_EQ(COWSNAP_REASON_ALIGN, a.r.reason);
+
+	a.r.src = a.r.dst = U64(p);		/* a hole, and overlap */
+	EXPECT_EQ(-EINVAL, mem_refused(self->fd, &a.r));
+	EXPECT_EQ(COWSNAP_REASON_OVERLAP, a.r.reason);
+
+	a.r.dst = 0;
+	a.r.flags = 0;
+	EXPECT_EQ(-ENOMEM, mem_refused(self->fd, &a.r));
+	EXPECT_EQ(COWSNAP_REASON_HOLE, a.r.reason);
+}
+
+TEST_F(remap, unreadable_argument_is_efault)
+{
+	uint64_t maps;
+	char *page;
+	size_t n;
+
+	page = mem_map_alone(PAGES(2));
+	ASSERT_NE(NULL, page);
+	munmap(page + MEM_PAGE, MEM_PAGE);
+	maps = mem_maps_hash();
+	EXPECT_EQ(-EFAULT, call(self->fd, COWSNAP_REMAP, NULL));
+	EXPECT_EQ(-EFAULT, call(self->fd, COWSNAP_REMAP, (void *)KERNEL_ADDR));
+	EXPECT_EQ(-EFAULT, call(self->fd, COWSNAP_REMAP, (void *)(1UL << 63)));
+	EXPECT_EQ(-EFAULT, call(self->fd, COWSNAP_REMAP, page + MEM_PAGE));
+	EXPECT_EQ(-EFAULT, call(self->fd, COWSNAP_REMAP,
+				page + PAGES(2)));	/* PROT_NONE */
+
+	/* It begins on a page that is there and ends on one that is not. */
+	for (n = 1; n < sizeof(self->r); n++) {
+		char *at = page + MEM_PAGE - n;
+
+		memcpy(at, &self->r, n);
+		EXPECT_EQ(-EFAULT, call(self->fd, COWSNAP_REMAP, at))
+			TH_LOG("%zu bytes of it", n);
+	}
+	/* The same with the tail of a newer struct. */
+	self->r.size = sizeof(self->r) + 8;
+	memcpy(page + MEM_PAGE - sizeof(self->r), &self->r, sizeof(self->r));
+	EXPECT_EQ(-EFAULT, call(self->fd, COWSNAP_REMAP,
+				page + MEM_PAGE - sizeof(self->r)));
+	EXPECT_EQ(maps, mem_maps_hash());
+}
+
+/* The last byte of the argument may be the last byte before a hole. */
+TEST_F(remap, argument_may_end_where_memory_ends)
+{
+	struct cowsnap_remap *r;
+	char *page;
+
+	page = mem_map_alone(MEM_PAGE);
+	ASSERT_NE(NULL, page);
+	r = (void *)(page + MEM_PAGE - sizeof(*r));
+	*r = self->r;
+	ASSERT_EQ(0, call(self->fd, COWSNAP_REMAP, r));
+	EXPECT_EQ(4, r->shared);
+}
+
+/* A duplicate whose address cannot be told would be a leak for ever. */
+TEST_F(remap, read_only_argument_is_efault_and_undone)
+{
+	struct cowsnap_remap *r = mem_map_alone(MEM_PAGE);
+	struct mem_counters before, after;
+	uint64_t maps;
+
+	ASSERT_NE(NULL, r);
+	*r = self->r;
+	ASSERT_EQ(0, mprotect(r, MEM_PAGE, PROT_READ));
+	/* Once before counting: page tables may stay, once. */
+	EXPECT_EQ(-EFAULT, call(self->fd, COWSNAP_REMAP, r));
+	mem_counters(&before);
+	maps = mem_maps_hash();
+	EXPECT_EQ(-EFAULT, call(self->fd, COWSNAP_REMAP, r));
+	EXPECT_EQ(maps, mem_maps_hash());
+	mem_counters(&after);
+	EXPECT_TRUE(mem_counters_equal(&before, &after));
+	EXPECT_EQ(0, memcmp(r, &self->r, sizeof(*r)));
+}
+
+/*
+ * The same when the call itself takes the right to write away: the argument
+ * lies where the read-only duplicate goes. Nothing of it may stay.
+ */
+TEST_F(remap, argument_replaced_by_read_only_memory_is_efault_and_undone)
+{
+	struct cowsnap_remap *r;
+	char *dst;
+
+	dst = mem_map_alone(self->len);
+	ASSERT_NE(NULL, dst);
+	mem_fill(dst, self->len, 2);
+	r = (void *)(dst + MEM_PAGE + 8);
+	*r = self->r;
+	r->dst = U64(dst);
+	r->flags = COWSNAP_REMAP_FIXED | COWSNAP_REMAP_READONLY;
+	EXPECT_EQ(-EFAULT, call(self->fd, COWSNAP_REMAP, r));
+	if (!mem_is_free(dst, self->len)) {
+		unsigned long start, end;
+		char perms[5];
+
+		/* Refused before anything was replaced: as good. */
+		ASSERT_TRUE(mem_vma(dst, &start, &end, perms));
+		EXPECT_STREQ("rw-p", perms);
+		EXPECT_TRUE(mem_check(dst, MEM_PAGE, 2));
+	}
+}
+
+/* Not forbidden: the result is stored in the duplicate then, not the source. */
+TEST_F(remap, argument_replaced_by_writable_memory_gets_the_result)
+{
+	struct cowsnap_remap *r;
+	char *dst;
+
+	dst = mem_map_alone(self->len);
+	ASSERT_NE(NULL, dst);
+	r = (void *)(dst + MEM_PAGE + 8);
+	*r = self->r;
+	r->dst = U64(dst);
+	r->flags = COWSNAP_REMAP_FIXED;
+	ASSERT_EQ(0, call(self->fd, COWSNAP_REMAP, r));
+	EXPECT_EQ(U64(dst), r->dst);
+	EXPECT_EQ(4, r->shared);
+	EXPECT_TRUE(mem_check(dst, MEM_PAGE, 1));
+	EXPECT_TRUE(mem_check(self->src, self->len, 1));
+}
+
+/* The instant of the duplicate lies before its result is known. */
+TEST_F(remap, argument_in_the_source_is_duplicated_as_it_was)
+{
+	char *src = mem_map_alone(self->len);
+	struct cowsnap_remap *r = (void *)(src + MEM_PAGE), was, *copy;
+
+	ASSERT_NE(NULL, src);
+	*r = self->r;
+	r->src = U64(src);
+	r->shared = 0x1234;
+	was = *r;
+	ASSERT_EQ(0, call(self->fd, COWSNAP_REMAP, r));
+	EXPECT_EQ(1, r->shared);
+	copy = (void *)(r->dst + MEM_PAGE);
+	EXPECT_EQ(0, memcmp(copy, &was, sizeof(was)));
+}
+
+TEST_F(remap, unknown_command_is_enotty)
+{
+	struct cowsnap_query q = { .size = sizeof(q) };
+	struct cowsnap_remap r;
+	unsigned int nr;
+
+	ASSERT_EQ(0, call(self->fd, COWSNAP_QUERY, &q));
+	for (nr = 2; nr < 256; nr++) {
+		if (nr < 32 && q.ops & (1u << nr))
+			continue;
+		r = self->r;
+		EXPECT_EQ(-ENOTTY, call(self->fd, _IO(COWSNAP_IOC_MAGIC, nr),
+					&r));
+		EXPECT_EQ(0, memcmp(&r, &self->r, sizeof(r)));
+		EXPECT_EQ(-ENOTTY, call(self->fd, _IO(COWSNAP_IOC_MAGIC, nr),
+					NULL));
+	}
+	r = self->r;
+	for (nr = 0; nr < 2; nr++) {
+		EXPECT_EQ(-ENOTTY, call(self->fd, _IO(0, nr), &r));
+		EXPECT_EQ(-ENOTTY, call(self->fd, _IO(0xc4, nr), &r));
+		EXPECT_EQ(-ENOTTY, call(self->fd, _IO('T', nr), &r));
+		EXPECT_EQ(-ENOTTY, call(self->fd,
+					_IOWR(COWSNAP_IOC_MAGIC, nr,
+					      struct cowsnap_remap), &r));
+		EXPECT_EQ(-ENOTTY, call(self->fd,
+					_IOR(COWSNAP_IOC_MAGIC, nr, int), &r));
+	}
+}
+
+/* Outputs are those of this call, whatever the struct held before. */
+TEST_F(remap, success_stores_every_output)
+{
+	memset(&self->r.shared, 0xa5, 3 * sizeof(__u64) + sizeof(__u32));
+	ASSERT_EQ(0, call(self->fd, COWSNAP_REMAP, &self->r));
+	EXPECT_EQ(sizeof(self->r), self->r.size);
+	EXPECT_EQ(0, self->r.flags);
+	EXPECT_EQ(U64(self->src), self->r.src);
+	EXPECT_EQ(self->len, self->r.len);
+	EXPECT_NE(0, self->r.dst);
+	EXPECT_EQ(4, self->r.shared);
+	EXPECT_EQ(0, self->r.copied);
+	EXPECT_EQ(0, self->r.fault_addr);
+	EXPECT_EQ(COWSNAP_REASON_NONE, self->r.reason);
+	EXPECT_EQ(0, self->r.reserved);
+}
+
+/* That is why dst is left alone on failure: the hint is still in it. */
+TEST_F(remap, refused_request_can_be_tried_again_as_it_is)
+{
+	char *hint = mem_free_range(self->len, MEM_HUGE, MEM_PAGE);
+
+	ASSERT_NE(NULL, hint);
+	self->r.dst = U64(hint);
+	munmap(self->src + PAGES(2), MEM_PAGE);
+	EXPECT_EQ(-ENOMEM, mem_refused(self->fd, &self->r));
+	ASSERT_NE(MAP_FAILED, mmap(self->src + PAGES(2), MEM_PAGE,
+				   PROT_READ | PROT_WRITE, MAP_FIXED |
+				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+	mem_fill(self->src, self->len, 1);
+	ASSERT_EQ(0, call(self->fd, COWSNAP_REMAP, &self->r));
+	EXPECT_EQ(U64(hint), self->r.dst);
+	EXPECT_EQ(COWSNAP_REASON_NONE, self->r.reason);
+	EXPECT_EQ(0, self->r.fault_addr);
+	EXPECT_TRUE(mem_check(hint, self->len, 1));
+}
+
+TEST_F(remap, duplicate_outlives_the_descriptor)
+{
+	char *dst = mem_dup(self->fd, self->src, self->len);
+	uint64_t maps;
+
+	ASSERT_NE(NULL, dst);
+	maps = mem_maps_hash();
+	close(self->fd);
+	EXPECT_EQ(maps, mem_maps_hash());
+	EXPECT_EQ(4, mem_shared_pages(self->src, dst, self->len));
+	EXPECT_TRUE(mem_check(dst, self->len, 1));
+	mem_fill(dst, self->len, 2);
+	EXPECT_TRUE(mem_check(self->src, self->len, 1));
+	EXPECT_TRUE(mem_check(dst, self->len, 2));
+}
+
+/* A descriptor that remembered its opener would reach into the other. */
+TEST_F(remap, inherited_descriptor_works_on_the_callers_own_memory)
+{
+	uint64_t maps = mem_maps_hash();
+	int status;
+	pid_t pid;
+
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		char *own = mem_map_alone(self->len), *dst;
+
+		/* Ours at this address is no longer what the parent has. */
+		mem_fill(self->src, self->len, 3);
+		dst = mem_dup(self->fd, self->src, self->len);
+		if (!dst || !mem_check(dst, self->len, 3))
+			_exit(1);
+		if (mem_shared_pages(self->src, dst, self->len) != 4)
+			_exit(2);
+		if (!own)
+			_exit(3);
+		mem_fill(own, self->len, 4);
+		dst = mem_dup(self->fd, own, self->len);
+		_exit(dst && mem_check(dst, self->len, 4) ? 0 : 4);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_EQ(maps, mem_maps_hash());
+	EXPECT_TRUE(mem_check(self->src, self->len, 1));
+}
+
+static int send_fd(int sock, int fd)
+{
+	char space[CMSG_SPACE(sizeof(int))] = { 0 }, byte = 0;
+	struct iovec iov = { &byte, 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1,
+		.msg_control = space, .msg_controllen = sizeof(space),
+	};
+	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(c), &fd, sizeof(int));
+	return sendmsg(sock, &msg, 0) == 1 ? 0 : -1;
+}
+
+static int receive_fd(int sock)
+{
+	char space[CMSG_SPACE(sizeof(int))] = { 0 }, byte;
+	struct iovec iov = { &byte, 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1,
+		.msg_control = space, .msg_controllen = sizeof(space),
+	};
+	struct cmsghdr *c;
+	int fd;
+
+	if (recvmsg(sock, &msg, 0) != 1)
+		return -1;
+	c = CMSG_FIRSTHDR(&msg);
+	if (!c)
+		return -1;
+	memcpy(&fd, CMSG_DATA(c), sizeof(int));
+	return fd;
+}
+
+/* Opened by a process that is gone by the time it is used. */
+TEST_F(remap, passed_descriptor_works_on_the_callers_own_memory)
+{
+	int sock[2], fd, status;
+	char *dst;
+	pid_t pid;
+
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid)
+		_exit(send_fd(sock[1], mem_open()) ? 1 : 0);
+	fd = receive_fd(sock[0]);
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_EQ(0, status);
+	ASSERT_GE(fd, 0);
+	dst = mem_dup(fd, self->src, self->len);
+	ASSERT_NE(NULL, dst);
+	close(fd);
+	EXPECT_TRUE(mem_check(dst, self->len, 1));
+	EXPECT_EQ(4, mem_shared_pages(self->src, dst, self->len));
+}
+
+/* The first page of the source that is missing, and no other. */
+TEST_F(remap, hole_is_refused_where_it_begins)
+{
+	struct cowsnap_remap r;
+	char *src;
+	int first, last;
+
+	for (first = 0; first < 4; first++) {
+		for (last = first; last < 4; last++) {
+			src = mem_map_alone(self->len);
+			ASSERT_NE(NULL, src);
+			munmap(src + PAGES(first), PAGES(last - first + 1));
+			r = self->r;
+			r.src = U64(src);
+			ASSERT_EQ(-ENOMEM, mem_refused(self->fd, &r));
+			EXPECT_EQ(COWSNAP_REASON_HOLE, r.reason);
+			EXPECT_EQ(U64(src) + PAGES(first), r.fault_addr);
+			mem_unmap_alone(src, self->len);
+		}
+	}
+	/* Two holes: the first counts. */
+	src = mem_map_alone(self->len);
+	munmap(src + PAGES(1), MEM_PAGE);
+	munmap(src + PAGES(3), MEM_PAGE);
+	r = self->r;
+	r.src = U64(src);
+	ASSERT_EQ(-ENOMEM, mem_refused(self->fd, &r));
+	EXPECT_EQ(U64(src) + PAGES(1), r.fault_addr);
+}
+
+TEST_F(remap, noreplace_is_eexist_where_something_is)
+{
+	int busy;
+
+	for (busy = 0; busy < 4; busy++) {
+		char *dst = mem_map_alone(self->len);
+
+		ASSERT_NE(NULL, dst);
+		munmap(dst, PAGES(busy));
+		munmap(dst + PAGES(busy + 1), PAGES(3 - busy));
+		mem_fill(dst + PAGES(busy), MEM_PAGE, 2);
+		self->r.dst = U64(dst);
+		self->r.flags = COWSNAP_REMAP_FIXED_NOREPLACE;
+		EXPECT_EQ(-EEXIST, mem_refused(self->fd, &self->r));
+		EXPECT_EQ(COWSNAP_REASON_EXISTS, self->r.reason);
+		EXPECT_EQ(U64(dst) + PAGES(busy), self->r.fault_addr);
+		EXPECT_TRUE(mem_check(dst + PAGES(busy), MEM_PAGE, 2));
+		munmap(dst - MEM_PAGE, self->len + PAGES(2));
+	}
+}
+
+/* mseal promises that nobody takes the memory away, also not through us. */
+TEST_F(remap, sealed_destination_is_eperm_and_stays)
+{
+	char *dst = mem_map_alone(self->len);
+
+	ASSERT_NE(NULL, dst);
+	mem_fill(dst, self->len, 2);
+	if (syscall(SYS_mseal, dst + PAGES(2), MEM_PAGE, 0))
+		SKIP(return, "this kernel has no mseal()");
+	self->r.dst = U64(dst);
+	self->r.flags = COWSNAP_REMAP_FIXED;
+	EXPECT_EQ(-EPERM, mem_refused(self->fd, &self->r));
+	EXPECT_EQ(COWSNAP_REASON_SEALED, self->r.reason);
+	EXPECT_EQ(U64(dst) + PAGES(2), self->r.fault_addr);
+	EXPECT_TRUE(mem_check(dst, self->len, 2));
+}
+
+static int drop_rawio(void)
+{
+	struct __user_cap_header_struct head = {
+		.version = _LINUX_CAPABILITY_VERSION_3,
+	};
+	struct __user_cap_data_struct data[2];
+
+	if (syscall(SYS_capget, &head, data))
+		return -errno;
+	data[0].effective &= ~(1u << CAP_SYS_RAWIO);
+	return syscall(SYS_capset, &head, data) ? -errno : 0;
+}
+
+/* Memory at the null pointer turns kernel bugs into exploits. */
+TEST_F(remap, destination_below_mmap_min_addr_is_eperm)
+{
+	long min = mem_read_long("/proc/sys/vm/mmap_min_addr");
+	__u64 dst;
+
+	if (min < (long)MEM_PAGE)
+		SKIP(return, "vm.mmap_min_addr is %ld", min);
+	ASSERT_EQ(0, drop_rawio());
+	for (dst = 0; dst < (__u64)min; dst += MEM_PAGE) {
+		self->r.dst = dst;
+		self->r.flags = COWSNAP_REMAP_FIXED;
+		EXPECT_EQ(-EPERM, mem_refused(self->fd, &self->r))
+			TH_LOG("at %#llx", dst);
+		EXPECT_EQ(COWSNAP_REASON_MIN_ADDR, self->r.reason);
+		EXPECT_EQ(dst, self->r.fault_addr);
+		self->r.flags = COWSNAP_REMAP_FIXED_NOREPLACE;
+		EXPECT_EQ(-EPERM, mem_refused(self->fd, &self->r));
+		EXPECT_EQ(COWSNAP_REASON_MIN_ADDR, self->r.reason);
+	}
+}
+
+TEST_F(remap, hint_below_mmap_min_addr_is_only_a_hint)
+{
+	long min = mem_read_long("/proc/sys/vm/mmap_min_addr");
+
+	if (min < (long)MEM_PAGE)
+		SKIP(return, "vm.mmap_min_addr is %ld", min);
+	ASSERT_EQ(0, drop_rawio());
+	self->r.dst = MEM_PAGE;
+	ASSERT_EQ(0, call(self->fd, COWSNAP_REMAP, &self->r));
+	EXPECT_GE(self->r.dst, (__u64)min);
+	EXPECT_TRUE(mem_check((void *)self->r.dst, self->len, 1));
+}
+
+/* 47 bits of addresses less than half of which are free. */
+TEST_F(remap, no_free_range_is_enomem)
+{
+	size_t len = 70UL << 40;
+	void *p = mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS |
+		       MAP_NORESERVE, -1, 0);
+
+	if (p == MAP_FAILED)
+		SKIP(return, "no 70 TiB of address space");
+	self->r.src = U64(p);
+	self->r.len = len;
+	EXPECT_EQ(-ENOMEM, mem_refused(self->fd, &self->r));
+	EXPECT_EQ(COWSNAP_REASON_NO_ROOM, self->r.reason);
+}
+
+/* Limits: changed for a moment, and put back whatever happens. */
+#define MAX_MAP_COUNT	"/proc/sys/vm/max_map_count"
+#define OVERCOMMIT	"/proc/sys/vm/overcommit_memory"
+
+FIXTURE(limit)
+{
+	int fd;
+	long max_map_count;
+	long overcommit;
+};
+
+FIXTURE_SETUP(limit)
+{
+	self->fd = mem_open();
+	ASSERT_GE(self->fd, 0)
+		TH_LOG("%s: %s. Is the module loaded?", MEM_DEVICE,
+		       strerror(errno));
+	self->max_map_count = mem_read_long(MAX_MAP_COUNT);
+	self->overcommit = mem_read_long(OVERCOMMIT);
+	ASSERT_GT(self->max_map_count, 0);
+	ASSERT_GE(self->overcommit, 0);
+}
+
+static int write_long(const char *path, long value)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%ld", value);
+	return mem_write(path, text);
+}
+
+FIXTURE_TEARDOWN(limit)
+{
+	if (geteuid() == 0) {
+		EXPECT_EQ(0, write_long(MAX_MAP_COUNT, self->max_map_count));
+		EXPECT_EQ(0, write_long(OVERCOMMIT, self->overcommit));
+	}
+	close(self->fd);
+}
+
+/* A range of @nr mappings of one page: neighbours differ in protection. */
+static char *many_maps(unsigned int nr)
+{
+	char *p = mem_map_alone(PAGES(nr));
+	unsigned int i;
+
+	if (!p)
+		return NULL;
+	mem_fill(p, PAGES(nr), 7);
+	for (i = 0; i < nr; i += 2)
+		if (mprotect(p + PAGES(i), MEM_PAGE, PROT_READ))
+			return NULL;
+	return p;
+}
+
+/* /proc/self/maps has one line, [vsyscall], that is no mapping of ours. */
+static long map_count(void)
+{
+	struct mem_counters c;
+
+	mem_counters(&c);
+	return c.maps - 1;
+}
+
+/*
+ * From no room to enough: it works when all of it fits (the kernel itself stops
+ * at the limit or one above) and leaves nothing behind when it does not.
+ */
+TEST_F(limit, max_map_count_is_kept)
+{
+	const unsigned int nr = 20;
+	unsigned int room, worked = 0;
+	struct cowsnap_remap r;
+	char *src;
+	long base;
+
+	if (geteuid())
+		SKIP(return, "needs root to change vm.max_map_count");
+	src = many_maps(nr);
+	ASSERT_NE(NULL, src);
+	base = map_count();
+	for (room = 0; room < nr + 4; room++) {
+		int err;
+
+		ASSERT_EQ(0, write_long(MAX_MAP_COUNT, base + room));
+		r = (struct cowsnap_remap) {
+			.size = sizeof(r), .src = U64(src), .len = PAGES(nr),
+		};
+		err = mem_refused(self->fd, &r);
+		ASSERT_EQ(0, write_long(MAX_MAP_COUNT, self->max_map_count));
+		if (!err) {
+			worked++;
+			EXPECT_GE(room, nr - 1)
+				TH_LOG("above the limit");
+			EXPECT_EQ(base + nr, map_count());
+			EXPECT_TRUE(mem_check((void *)r.dst, PAGES(nr), 7));
+			munmap((void *)r.dst, PAGES(nr));
+			continue;
+		}
+		ASSERT_EQ(-ENOMEM, err);
+		EXPECT_LE(room, nr);
+		EXPECT_EQ(COWSNAP_REASON_MAP_COUNT, r.reason);
+		EXPECT_EQ(base, map_count());
+	}
+	EXPECT_GE(worked, 3);
+}
+
+/* Replacing splits what stood there: to be counted before it is gone. */
+TEST_F(limit, max_map_count_is_checked_before_replacing)
+{
+	const unsigned int nr = 20;
+	unsigned int room, worked = 0;
+	struct cowsnap_remap r;
+	char *src, *dst;
+	long base;
+
+	if (geteuid())
+		SKIP(return, "needs root to change vm.max_map_count");
+	src = many_maps(nr);
+	dst = mem_map_alone(PAGES(nr + 2));
+	ASSERT_NE(NULL, src);
+	ASSERT_NE(NULL, dst);
+	mem_fill(dst, PAGES(nr + 2), 8);
+	base = map_count();
+	for (room = 0; room < nr + 6 && !worked; room++) {
+		int err;
+
+		ASSERT_EQ(0, write_long(MAX_MAP_COUNT, base + room));
+		r = (struct cowsnap_remap) {
+			.size = sizeof(r), .flags = COWSNAP_REMAP_FIXED,
+			.src = U64(src), .len = PAGES(nr),
+			.dst = U64(dst + MEM_PAGE),
+		};
+		err = mem_refused(self->fd, &r);
+		ASSERT_EQ(0, write_long(MAX_MAP_COUNT, self->max_map_count));
+		if (!err) {
+			worked++;
+			EXPECT_TRUE(mem_check(dst + MEM_PAGE, PAGES(nr), 7));
+			continue;
+		}
+		ASSERT_EQ(-ENOMEM, err)
+			TH_LOG("with room for %u", room);
+		EXPECT_EQ(COWSNAP_REASON_MAP_COUNT, r.reason);
+		EXPECT_TRUE(mem_check(dst, PAGES(nr + 2), 8));
+	}
+	EXPECT_EQ(1, worked);
+}
+
+static int set_limit(int which, rlim_t bytes)
+{
+	struct rlimit lim;
+
+	if (getrlimit(which, &lim))
+		return -errno;
+	lim.rlim_cur = bytes;
+	return setrlimit(which, &lim) ? -errno : 0;
+}
+
+TEST_F(limit, rlimit_as_is_kept)
+{
+	size_t len = 4UL << 20;
+	struct cowsnap_remap r;
+	struct mem_counters c;
+	struct rlimit old;
+	char *src;
+
+	src = mem_map_alone(len);
+	ASSERT_NE(NULL, src);
+	mem_fill(src, PAGES(4), 1);
+	ASSERT_EQ(0, getrlimit(RLIMIT_AS, &old));
+	mem_counters(&c);
+	r = (struct cowsnap_remap) {
+		.size = sizeof(r), .src = U64(src), .len = len,
+	};
+	ASSERT_EQ(0, set_limit(RLIMIT_AS, (c.vm_size << 10) + len - MEM_PAGE));
+	EXPECT_EQ(-ENOMEM, mem_refused(self->fd, &r));
+	EXPECT_EQ(COWSNAP_REASON_RLIMIT, r.reason);
+
+	/* One page more, and it fits. */
+	ASSERT_EQ(0, set_limit(RLIMIT_AS, (c.vm_size << 10) + len));
+	EXPECT_EQ(0, mem_refused(self->fd, &r));
+	ASSERT_EQ(0, set_limit(RLIMIT_AS, old.rlim_cur));
+}
+
+TEST_F(limit, rlimit_data_is_kept)
+{
+	size_t len = 4UL << 20;
+	struct cowsnap_remap r;
+	struct mem_counters c;
+	struct rlimit old;
+	char *src;
+
+	src = mem_map_alone(len);
+	ASSERT_NE(NULL, src);
+	mem_fill(src, PAGES(4), 1);
+	ASSERT_EQ(0, getrlimit(RLIMIT_DATA, &old));
+	mem_counters(&c);
+	r = (struct cowsnap_remap) {
+		.size = sizeof(r), .src = U64(src), .len = len,
+	};
+	ASSERT_EQ(0, set_limit(RLIMIT_DATA, (c.vm_data << 10) + len -
+			       MEM_PAGE));
+	EXPECT_EQ(-ENOMEM, mem_refused(self->fd, &r));
+	EXPECT_EQ(COWSNAP_REASON_RLIMIT, r.reason);
+	ASSERT_EQ(0, set_limit(RLIMIT_DATA, (c.vm_data << 10) + len));
+	EXPECT_EQ(0, mem_refused(self->fd, &r));
+	ASSERT_EQ(0, set_limit(RLIMIT_DATA, old.rlim_cur));
+}
+
+static int write_overcommit(const char *mode)
+{
+	return mem_write(OVERCOMMIT, mode);
+}
+
+/* The duplicate may need all of its pages one day: it is charged like any. */
+TEST_F(limit, commit_limit_is_kept)
+{
+	struct mem_counters before, after;
+	struct cowsnap_remap r;
+	long limit, room;
+	size_t len;
+	char *src;
+	FILE *f;
+	char line[128];
+	int err;
+
+	if (geteuid())
+		SKIP(return, "needs root to change vm.overcommit_memory");
+	f = fopen("/proc/meminfo", "re");
+	ASSERT_NE(NULL, f);
+	limit = 0;
+	while (fgets(line, sizeof(line), f))
+		sscanf(line, "CommitLimit: %ld", &limit);
+	fclose(f);
+	mem_counters(&before);
+	room = limit - before.committed;
+	if (room < 64 << 10)
+		SKIP(return, "only %ld kB of commit limit left", room);
+
+	/* Two thirds of what is left fit once, not twice. */
+	len = ((size_t)room << 10) / 3 * 2 & ~(MEM_HUGE - 1);
+	ASSERT_EQ(0, write_overcommit("1"));
+	src = mem_map_alone(len);
+	ASSERT_NE(NULL, src);
+	mem_fill(src, PAGES(4), 1);
+	mem_counters(&before);
+	r = (struct cowsnap_remap) {
+		.size = sizeof(r), .src = U64(src), .len = len,
+	};
+	ASSERT_EQ(0, write_overcommit("2"));
+	err = mem_refused(self->fd, &r);
+	ASSERT_EQ(0, write_long(OVERCOMMIT, self->overcommit));
+	EXPECT_EQ(-ENOMEM, err);
+	EXPECT_EQ(COWSNAP_REASON_COMMIT, r.reason);
+	mem_counters(&after);
+	EXPECT_TRUE(mem_counters_equal(&before, &after));
+	EXPECT_TRUE(mem_check(src, PAGES(4), 1));
+
+	/* And a part that fits does. */
+	ASSERT_EQ(0, write_overcommit("2"));
+	r.len = 8UL << 20;
+	err = mem_refused(self->fd, &r);
+	ASSERT_EQ(0, write_long(OVERCOMMIT, self->overcommit));
+	EXPECT_EQ(0, err);
+}
+
+TEST_HARNESS_MAIN
