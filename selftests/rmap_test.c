@@ -1,0 +1,952 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What the kernel does to pages by way of the reverse map, from the page to all
+ * places where it is mapped: reclaim, migration, merging, memory errors. A
+ * duplicate that the reverse map does not find passes every test of contents,
+ * since the page just stays where it is. So these tests count what was moved.
+ */
+#include <linux/mempolicy.h>
+#include <pthread.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/swap.h>
+#include <sys/wait.h>
+
+#include "kernel.h"
+#include <kselftest_harness.h>
+
+#define NR	256UL
+#define LEN	(NR * MEM_PAGE)
+#define SEED	5
+
+/* Both sides of a duplication, made in different ways */
+
+FIXTURE(sides) {
+	int fd;
+	struct cgroup cg;
+	char *src;
+	char *dup;
+	size_t len;
+};
+
+FIXTURE_VARIANT(sides) {
+	const char *how;
+	size_t shift;	/* of the duplicate from a congruent address */
+};
+
+FIXTURE_VARIANT_ADD(sides, plain) { .how = "plain" };
+FIXTURE_VARIANT_ADD(sides, elsewhere) { .how = "plain", .shift = MEM_PAGE };
+FIXTURE_VARIANT_ADD(sides, middle_of_a_mapping) { .how = "middle" };
+FIXTURE_VARIANT_ADD(sides, moved_source) { .how = "moved" };
+FIXTURE_VARIANT_ADD(sides, several_mappings) { .how = "several" };
+FIXTURE_VARIANT_ADD(sides, copy_of_a_copy) { .how = "copy" };
+FIXTURE_VARIANT_ADD(sides, source_unmapped) { .how = "unmapped" };
+FIXTURE_VARIANT_ADD(sides, source_of_the_parent) { .how = "forked" };
+FIXTURE_VARIANT_ADD(sides, moved_duplicate) { .how = "moved_dup" };
+FIXTURE_VARIANT_ADD(sides, huge) { .how = "huge" };
+FIXTURE_VARIANT_ADD(sides, huge_elsewhere) { .how = "huge", .shift = MEM_PAGE };
+
+/* Mapped by the harness before it forks: memory that a parent has written. */
+static char *inherited;
+
+static void __attribute__((constructor)) map_inherited(void)
+{
+	inherited = mem_map_alone(LEN);
+	if (inherited)
+		mem_fill(inherited, LEN, SEED);
+}
+
+static char *move_away(char *p, size_t len)
+{
+	char *to = mem_free_range(len, MEM_HUGE, 5 * MEM_PAGE);
+
+	p = mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static char *make_source(const char *how, size_t *len)
+{
+	size_t i;
+	char *p;
+
+	*len = LEN;
+	if (!strcmp(how, "huge")) {
+		*len = MEM_HUGE;
+		p = mem_map_huge(MEM_HUGE);
+	} else if (!strcmp(how, "forked")) {
+		return inherited;
+	} else if (!strcmp(how, "middle")) {
+		p = mem_map_alone(3 * LEN);
+		p += LEN;
+	} else {
+		p = mem_map_alone(LEN);
+	}
+	if (!p)
+		return NULL;
+	mem_fill(p, *len, SEED);
+	if (!strcmp(how, "several"))
+		for (i = 0; i < 8; i += 2)
+			madvise(p + i * LEN / 8, LEN / 8, MADV_DONTDUMP);
+	return strcmp(how, "moved") ? p : move_away(p, *len);
+}
+
+static char *make_duplicate(int fd, char **src, size_t len, const char *how,
+			    size_t shift)
+{
+	char *to = mem_free_range(len, MEM_HUGE,
+				  ((uintptr_t)*src + shift) % MEM_HUGE);
+	struct cowsnap_remap r;
+	char *dup;
+
+	if (mem_remap(fd, *src, len, to, COWSNAP_REMAP_FIXED_NOREPLACE, &r))
+		return NULL;
+	dup = (char *)(uintptr_t)r.dst;
+	if (!strcmp(how, "copy")) {
+		/* Of three, those that were not there at first. */
+		munmap(*src, len);
+		*src = dup;
+		dup = mem_dup(fd, *src, len);
+	} else if (!strcmp(how, "unmapped")) {
+		munmap(*src, len);
+		*src = dup;
+	} else if (!strcmp(how, "moved_dup")) {
+		dup = move_away(dup, len);
+	}
+	return dup;
+}
+
+FIXTURE_SETUP(sides)
+{
+	int err;
+
+	self->cg.dir[0] = 0;
+	self->fd = mem_open();
+	ASSERT_LE(0, self->fd);
+	if (!mem_have_swap())
+		SKIP(return, "no swap");
+	err = cgroup_enter(&self->cg);
+	if (err)
+		SKIP(return, "no memory cgroup: %s", strerror(-err));
+	self->src = make_source(variant->how, &self->len);
+	if (!self->src && !strcmp(variant->how, "huge"))
+		SKIP(return, "no huge pages");
+	ASSERT_NE(NULL, self->src);
+	self->dup = make_duplicate(self->fd, &self->src, self->len,
+				   variant->how, variant->shift);
+	ASSERT_NE(NULL, self->dup);
+	ASSERT_EQ(self->len / MEM_PAGE,
+		  mem_shared_pages(self->src, self->dup, self->len));
+}
+
+FIXTURE_TEARDOWN(sides)
+{
+	cgroup_leave(&self->cg);
+	close(self->fd);
+}
+
+/*
+ * Pages that reclaim cannot take out of the duplicate stay in memory for ever:
+ * memory with snapshots could never be swapped.
+ */
+TEST_F(sides, reclaim_takes_pages_from_both)
+{
+	size_t nr = self->len / MEM_PAGE;
+
+	/* The cgroup of the parent has those. */
+	if (!strcmp(variant->how, "forked"))
+		SKIP(return, "charged to another cgroup");
+	mem_drain();
+	EXPECT_EQ(nr, cgroup_swap_out(&self->cg, self->src, self->len));
+	EXPECT_EQ(nr, swapped_pages(self->dup, self->len));
+	EXPECT_TRUE(mem_check(self->dup, self->len, SEED));
+	EXPECT_TRUE(mem_check(self->src, self->len, SEED));
+}
+
+/* What comes back from swap is still one page for both. */
+TEST_F(sides, swapped_pages_come_back_shared)
+{
+	size_t nr = self->len / MEM_PAGE;
+
+	if (!strcmp(variant->how, "forked"))
+		SKIP(return, "charged to another cgroup");
+	mem_drain();
+	ASSERT_EQ(nr, cgroup_swap_out(&self->cg, self->src, self->len));
+	EXPECT_TRUE(mem_check(self->src, self->len, SEED));
+	EXPECT_TRUE(mem_check(self->dup, self->len, SEED));
+	EXPECT_EQ(nr, mem_shared_pages(self->src, self->dup, self->len));
+	if (self->src == self->dup)
+		return;
+	mem_fill(self->src, self->len, SEED + 1);
+	EXPECT_TRUE(mem_check(self->dup, self->len, SEED));
+	EXPECT_TRUE(mem_check(self->src, self->len, SEED + 1));
+}
+
+/*
+ * The kernel takes a page out of service by moving its content to another one,
+ * wherever it is mapped. Needs no second node.
+ */
+TEST_F(sides, soft_offline_moves_both)
+{
+	size_t at, i;
+	uint64_t was;
+
+	for (i = 0; i < 3; i++) {
+		at = i * (self->len / MEM_PAGE - 1) / 2 * MEM_PAGE;
+		was = mem_pfn(self->src + at);
+		mem_drain();
+		if (madvise(self->src + at, MEM_PAGE, MADV_SOFT_OFFLINE)) {
+			if (errno == EINVAL || errno == EOPNOTSUPP)
+				SKIP(return, "no soft offline: %m");
+			ASSERT_EQ(0, errno);
+		}
+		EXPECT_NE(was, mem_pfn(self->src + at));
+		EXPECT_NE(0, mem_pfn(self->src + at));
+		EXPECT_EQ(mem_pfn(self->src + at), mem_pfn(self->dup + at));
+	}
+	EXPECT_EQ(self->len / MEM_PAGE,
+		  mem_shared_pages(self->src, self->dup, self->len));
+	EXPECT_TRUE(mem_check(self->src, self->len, SEED));
+	EXPECT_TRUE(mem_check(self->dup, self->len, SEED));
+}
+
+/* Moved to another node they are moved on both sides. */
+TEST_F(sides, move_to_another_node_moves_both)
+{
+	static uint64_t at_0[MEM_HUGE / MEM_PAGE], at_1[MEM_HUGE / MEM_PAGE];
+	size_t all = self->len / MEM_PAGE, nr = all, i;
+
+	if (mem_nodes() < 2)
+		SKIP(return, "one node");
+	if (!strcmp(variant->how, "huge") && !variant->shift)
+		nr = 1;		/* EBUSY for a second page of one huge page */
+	EXPECT_EQ(nr, move_to_node(self->src, nr * MEM_PAGE, 0));
+	ASSERT_TRUE(mem_pagemap_read(self->src, at_0, all));
+	EXPECT_EQ(nr, move_to_node(self->dup, nr * MEM_PAGE, 1));
+	ASSERT_TRUE(mem_pagemap_read(self->src, at_1, all));
+	for (i = 0; i < all; i++)
+		ASSERT_NE(at_0[i], at_1[i]);
+	EXPECT_EQ(all, mem_shared_pages(self->src, self->dup, self->len));
+	EXPECT_TRUE(mem_check(self->src, self->len, SEED));
+	EXPECT_TRUE(mem_check(self->dup, self->len, SEED));
+}
+
+/* The map count is that of all places; too low a page is freed under them. */
+TEST_F(sides, shared_page_is_counted_for_each_mapping)
+{
+	bool alone = self->src == self->dup;
+	bool forked = !strcmp(variant->how, "forked");
+	size_t i;
+
+	for (i = 0; i < self->len; i += 16 * MEM_PAGE) {
+		/* The harness and its child have the parent's, too. */
+		if (forked) {
+			EXPECT_LE(3U, page_count(self->src + i));
+		} else {
+			EXPECT_EQ(alone ? 1U : 2U, page_count(self->src + i));
+		}
+	}
+}
+
+/* Memory that is being compacted moves; nobody may notice. */
+TEST_F(sides, compaction_loses_nothing)
+{
+	int i;
+
+	for (i = 0; i < 3; i++)
+		ASSERT_EQ(0, mem_write("/proc/sys/vm/compact_memory", "1"));
+	EXPECT_EQ(self->len / MEM_PAGE,
+		  mem_shared_pages(self->src, self->dup, self->len));
+	EXPECT_TRUE(mem_check(self->src, self->len, SEED));
+	EXPECT_TRUE(mem_check(self->dup, self->len, SEED));
+}
+
+static sigjmp_buf bus_env;
+
+static void on_bus(int sig)
+{
+	siglongjmp(bus_env, sig);
+}
+
+static bool gets_sigbus(volatile char *p)
+{
+	if (sigsetjmp(bus_env, 1))
+		return true;
+	(void)*p;
+	return false;
+}
+
+/*
+ * A page with a memory error must be out of reach at all addresses, or the
+ * process goes on computing with wrong data.
+ */
+TEST_F(sides, memory_error_takes_the_page_from_both)
+{
+	char *page = self->src + 3 * MEM_PAGE;
+	struct sigaction sa = { .sa_handler = on_bus };
+	size_t i;
+
+	if (!strncmp(variant->how, "huge", 4) || !strcmp(variant->how, "forked"))
+		SKIP(return, "for memory of our own, base pages");
+	sigaction(SIGBUS, &sa, NULL);
+	mem_drain();
+	if (!gets_sigbus(page) && madvise(page, MEM_PAGE, MADV_HWPOISON) &&
+	    (errno == EINVAL || errno == EPERM))
+		SKIP(return, "no memory errors on request: %m");
+	EXPECT_TRUE(gets_sigbus(page));
+	EXPECT_TRUE(gets_sigbus(self->dup + 3 * MEM_PAGE));
+	for (i = 0; i < NR; i++)
+		if (i != 3)
+			ASSERT_FALSE(gets_sigbus(self->dup + i * MEM_PAGE));
+}
+
+/* Other kinds of entries */
+
+FIXTURE(rmap) {
+	int fd;
+	struct cgroup cg;
+	char *src;
+};
+
+FIXTURE_SETUP(rmap)
+{
+	int err;
+
+	self->cg.dir[0] = 0;
+	self->fd = mem_open();
+	ASSERT_LE(0, self->fd);
+	if (!mem_have_swap())
+		SKIP(return, "no swap");
+	err = cgroup_enter(&self->cg);
+	if (err)
+		SKIP(return, "no memory cgroup: %s", strerror(-err));
+	self->src = mem_map_alone(LEN);
+	ASSERT_NE(NULL, self->src);
+	mem_fill(self->src, LEN, SEED);
+}
+
+FIXTURE_TEARDOWN(rmap)
+{
+	cgroup_leave(&self->cg);
+	close(self->fd);
+}
+
+/* Entries of swapped pages count as references, or swap is freed too early. */
+TEST_F(rmap, duplicate_of_swapped_pages)
+{
+	struct cowsnap_remap r;
+	char *dup;
+
+	ASSERT_EQ(NR, mem_pageout(self->src, LEN));
+	ASSERT_EQ(0, mem_remap(self->fd, self->src, LEN, NULL, 0, &r));
+	dup = (char *)(uintptr_t)r.dst;
+	EXPECT_EQ(NR, r.shared);
+	EXPECT_EQ(NR, swapped_pages(self->src, LEN));
+	EXPECT_EQ(NR, swapped_pages(dup, LEN));
+	EXPECT_EQ((long)LEN / 1024, mem_smaps(dup, "Swap"));
+	/* Drop one side, and let others try to take the slots. */
+	ASSERT_EQ(0, munmap(self->src, LEN));
+	self->src = mem_map(LEN);
+	mem_fill(self->src, LEN, SEED + 1);
+	EXPECT_EQ(NR, mem_pageout(self->src, LEN));
+	EXPECT_TRUE(mem_check(dup, LEN, SEED));
+	EXPECT_TRUE(mem_check(self->src, LEN, SEED + 1));
+}
+
+/* Writing on one side must not take the swapped page from the other. */
+TEST_F(rmap, write_after_swap_in_leaves_the_other_side)
+{
+	char *dup;
+
+	ASSERT_EQ(NR, mem_pageout(self->src, LEN));
+	dup = mem_dup(self->fd, self->src, LEN);
+	ASSERT_NE(NULL, dup);
+	mem_fill(self->src, LEN / 2, SEED + 1);
+	mem_fill(dup + LEN / 2, LEN / 2, SEED + 2);
+	EXPECT_TRUE(mem_check(self->src, LEN / 2, SEED + 1));
+	EXPECT_TRUE(mem_check(dup + LEN / 2, LEN / 2, SEED + 2));
+	EXPECT_EQ(0UL, mem_shared_pages(self->src, dup, LEN));
+	ASSERT_EQ(0, munmap(self->src, LEN / 2));
+	mem_fill(dup + LEN / 2, LEN / 2, SEED);
+	mem_fill(self->src + LEN / 2, LEN / 2, SEED);
+	/* Seeds are by offset: the first half of dup is the original. */
+	EXPECT_TRUE(mem_check(dup, LEN / 2, SEED));
+}
+
+/* A page in the swap cache with swap entries on either side is still one. */
+TEST_F(rmap, duplicate_of_pages_in_the_swap_cache)
+{
+	char *first, *second;
+
+	first = mem_dup(self->fd, self->src, LEN);
+	ASSERT_NE(NULL, first);
+	mem_drain();
+	ASSERT_EQ(NR, cgroup_swap_out(&self->cg, self->src, LEN));
+	EXPECT_TRUE(mem_check(first, LEN, SEED));	/* now in the cache */
+	EXPECT_EQ(NR, swapped_pages(self->src, LEN));
+	second = mem_dup(self->fd, self->src, LEN);
+	ASSERT_NE(NULL, second);
+	mem_fill(first, LEN, SEED + 1);
+	EXPECT_TRUE(mem_check(self->src, LEN, SEED));
+	mem_fill(self->src, LEN, SEED + 2);
+	EXPECT_TRUE(mem_check(second, LEN, SEED));
+	EXPECT_TRUE(mem_check(first, LEN, SEED + 1));
+}
+
+#define DEEP	70	/* beyond what one byte of the swap map counts (62) */
+
+/*
+ * So many duplicates of a swapped page need a continuation of its swap count.
+ * Afterwards nothing of the swap space is in use.
+ */
+TEST_F(rmap, swapped_page_in_seventy_duplicates)
+{
+	static char *dup[DEEP];
+	size_t len = LEN;
+	long before = cgroup_read(&self->cg, "memory.swap.current");
+	int i;
+
+	ASSERT_EQ(NR, mem_pageout(self->src, len));
+	for (i = 0; i < DEEP; i++) {
+		dup[i] = mem_dup(self->fd, i % 2 ? dup[i - 1] : self->src, len);
+		ASSERT_NE(NULL, dup[i]);
+	}
+	EXPECT_EQ(NR, swapped_pages(dup[DEEP - 1], len));
+	for (i = 0; i < DEEP - 1; i += 2)
+		ASSERT_EQ(0, munmap(dup[i], len));
+	EXPECT_TRUE(mem_check(dup[1], len, SEED));
+	for (i = 1; i < DEEP - 1; i += 2)
+		ASSERT_EQ(0, munmap(dup[i], len));
+	ASSERT_EQ(0, munmap(self->src, len));
+	EXPECT_TRUE(mem_check(dup[DEEP - 1], len, SEED));
+	ASSERT_EQ(0, munmap(dup[DEEP - 1], len));
+	/* Each CPU may keep a batch of 64 freed slots. */
+	EXPECT_GE(before + 64L * 4096 * sysconf(_SC_NPROCESSORS_ONLN),
+		  cgroup_read(&self->cg, "memory.swap.current"));
+}
+
+/* The first swap device of /proc/swaps. */
+static bool swap_device(char *path, int *priority)
+{
+	FILE *f = fopen("/proc/swaps", "re");
+	bool found = false;
+	char line[256];
+
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "%63s partition %*d %*d %d", path,
+			   priority) == 2)
+			found = true;
+	if (f)
+		fclose(f);
+	return found;
+}
+
+/* swapoff finds the entries of both sides and brings the content back. */
+TEST_F(rmap, swapoff_brings_both_sides_back)
+{
+	char path[64], *dup, *more;
+	int priority, err;
+
+	if (!swap_device(path, &priority))
+		SKIP(return, "no swap partition");
+	ASSERT_EQ(NR, mem_pageout(self->src, LEN));
+	dup = mem_dup(self->fd, self->src, LEN);
+	more = mem_dup(self->fd, dup, LEN);
+	ASSERT_TRUE(dup && more);
+	alarm(20);	/* a leaked entry keeps swapoff going for ever */
+	err = swapoff(path);
+	alarm(0);
+	EXPECT_EQ(0, err);
+	EXPECT_EQ(0UL, swapped_pages(self->src, LEN));
+	EXPECT_EQ(0UL, swapped_pages(dup, LEN));
+	EXPECT_EQ(0UL, swapped_pages(more, LEN));
+	if (!err)
+		ASSERT_EQ(0, swapon(path, priority < 0 ? 0 :
+				    SWAP_FLAG_PREFER | priority));
+	EXPECT_TRUE(mem_check(self->src, LEN, SEED));
+	EXPECT_TRUE(mem_check(dup, LEN, SEED));
+	mem_fill(self->src, LEN, SEED + 1);
+	mem_fill(dup, LEN, SEED + 2);
+	EXPECT_TRUE(mem_check(more, LEN, SEED));
+}
+
+/*
+ * MADV_FREE says that content may go, of the side it was said of. The other
+ * side is not asked to give anything up.
+ */
+TEST_F(rmap, madv_free_of_one_side_leaves_the_other)
+{
+	char *dup = mem_dup(self->fd, self->src, LEN);
+
+	ASSERT_NE(NULL, dup);
+	ASSERT_EQ(0, madvise(self->src, LEN, MADV_FREE));
+	cgroup_reclaim(&self->cg);
+	cgroup_reclaim(&self->cg);
+	EXPECT_TRUE(mem_check(dup, LEN, SEED));
+}
+
+/* Content given up before the call: each page is old or empty, and stays so. */
+TEST_F(rmap, duplicate_of_freed_pages)
+{
+	char *dup;
+	size_t i;
+
+	ASSERT_EQ(0, madvise(self->src, LEN, MADV_FREE));
+	dup = mem_dup(self->fd, self->src, LEN);
+	ASSERT_NE(NULL, dup);
+	/* What is stored after MADV_FREE is kept, on either side. */
+	mem_fill(dup, LEN / 4, SEED + 1);
+	mem_fill(self->src + LEN / 4, LEN / 4, SEED + 2);
+	cgroup_reclaim(&self->cg);
+	cgroup_reclaim(&self->cg);
+	EXPECT_TRUE(mem_check(dup, LEN / 4, SEED + 1));
+	EXPECT_TRUE(mem_check(self->src + LEN / 4, LEN / 4, SEED + 2));
+	for (i = 0; i < LEN; i += MEM_PAGE) {
+		uint64_t *word = (uint64_t *)(dup + i);
+		static char copy[LEN];
+
+		mem_fill(copy, LEN, SEED);
+		if (i >= LEN / 4 && *word)
+			ASSERT_EQ(0, memcmp(word, copy + i, sizeof(*word)));
+	}
+}
+
+/* Locked memory is not reclaimed, also when the duplicate is not locked. */
+TEST_F(rmap, locked_source_stays_in_memory)
+{
+	char *dup;
+
+	ASSERT_EQ(0, mlock(self->src, LEN));
+	dup = mem_dup(self->fd, self->src, LEN);
+	ASSERT_NE(NULL, dup);
+	EXPECT_EQ(0, mem_smaps(dup, "Locked"));
+	mem_drain();
+	cgroup_reclaim(&self->cg);
+	EXPECT_EQ(0UL, swapped_pages(self->src, LEN));
+	EXPECT_EQ(NR, mem_shared_pages(self->src, dup, LEN));
+	/* Unlocked, both can go. */
+	ASSERT_EQ(0, munlock(self->src, LEN));
+	mem_drain();
+	EXPECT_EQ(NR, cgroup_swap_out(&self->cg, self->src, LEN));
+	EXPECT_EQ(NR, swapped_pages(dup, LEN));
+	EXPECT_TRUE(mem_check(dup, LEN, SEED));
+	EXPECT_TRUE(mem_check(self->src, LEN, SEED));
+}
+
+/* The duplicate of locked memory, left alone, is ordinary memory. */
+TEST_F(rmap, duplicate_of_locked_memory_can_be_reclaimed)
+{
+	char *dup;
+
+	ASSERT_EQ(0, mlock(self->src, LEN));
+	dup = mem_dup(self->fd, self->src, LEN);
+	ASSERT_NE(NULL, dup);
+	ASSERT_EQ(0, munmap(self->src, LEN));
+	mem_drain();
+	EXPECT_EQ(NR, cgroup_swap_out(&self->cg, dup, LEN));
+	EXPECT_TRUE(mem_check(dup, LEN, SEED));
+}
+
+#define PM_SOFT_DIRTY	MEM_PM_SOFT_DIRTY
+
+/* A tracker of written pages sees the stores after the call, and only those. */
+TEST_F(rmap, soft_dirty_tells_of_stores_after_the_call)
+{
+	char *dup;
+	size_t i;
+
+	if (!(mem_pagemap(self->src) & PM_SOFT_DIRTY))
+		SKIP(return, "no soft-dirty tracking");
+	ASSERT_EQ(0, mem_write("/proc/self/clear_refs", "4"));
+	if (mem_pagemap(self->src) & PM_SOFT_DIRTY)
+		SKIP(return, "no soft-dirty tracking");
+	self->src[2 * MEM_PAGE]++;
+	dup = mem_dup(self->fd, self->src, LEN);
+	ASSERT_NE(NULL, dup);
+	self->src[3 * MEM_PAGE]++;
+	for (i = 0; i < NR; i++)
+		EXPECT_EQ(i == 2 || i == 3,
+			  !!(mem_pagemap(self->src + i * MEM_PAGE) &
+			     PM_SOFT_DIRTY));
+	ASSERT_EQ(0, munmap(dup, LEN));
+	self->src[4 * MEM_PAGE]++;
+	EXPECT_TRUE(mem_pagemap(self->src + 4 * MEM_PAGE) & PM_SOFT_DIRTY);
+}
+
+/* KSM */
+
+FIXTURE(ksm) {
+	int fd;
+	struct cgroup cg;
+	char *src;
+};
+
+#define KSM_NR		32UL
+#define KSM_LEN		(KSM_NR * MEM_PAGE)
+
+FIXTURE_SETUP(ksm)
+{
+	int err;
+
+	self->cg.dir[0] = 0;
+	self->fd = mem_open();
+	ASSERT_LE(0, self->fd);
+	if (access(KSM_DIR "run", W_OK))
+		SKIP(return, "no KSM");
+	if (!mem_have_swap())
+		SKIP(return, "no swap");
+	err = cgroup_enter(&self->cg);
+	if (err)
+		SKIP(return, "no memory cgroup: %s", strerror(-err));
+	self->src = mem_map_alone(KSM_LEN);
+	ASSERT_NE(NULL, self->src);
+}
+
+FIXTURE_TEARDOWN(ksm)
+{
+	ksm_stop();
+	cgroup_leave(&self->cg);
+	close(self->fd);
+}
+
+/*
+ * The reverse map of a KSM page knows one address in each process. Were the
+ * page shared, reclaim and migration would miss the duplicate.
+ */
+TEST_F(ksm, merged_pages_are_copied)
+{
+	struct cowsnap_remap r;
+	char *dup;
+	size_t i;
+
+	ksm_fill(self->src, KSM_LEN, SEED);
+	ASSERT_TRUE(ksm_merge(self->src, KSM_LEN));
+	ASSERT_EQ(0, mem_remap(self->fd, self->src, KSM_LEN, NULL, 0, &r));
+	dup = (char *)(uintptr_t)r.dst;
+	EXPECT_EQ(KSM_NR, r.copied);
+	EXPECT_EQ(0U, r.shared);
+	EXPECT_EQ(0UL, mem_shared_pages(self->src, dup, KSM_LEN));
+	/* The source's stay merged, the copies are pages of their own. */
+	EXPECT_EQ(KSM_NR / 2, mem_shared_pages(self->src,
+					       self->src + KSM_LEN / 2,
+					       KSM_LEN / 2));
+	for (i = 0; i < KSM_LEN; i += MEM_PAGE)
+		EXPECT_EQ(1U, page_count(dup + i));
+	EXPECT_TRUE(ksm_check(dup, KSM_LEN, SEED));
+	memset(dup, 1, KSM_LEN);
+	EXPECT_TRUE(ksm_check(self->src, KSM_LEN, SEED));
+}
+
+/* The copies, and the merged pages that stay, can all be swapped out. */
+TEST_F(ksm, copies_of_merged_pages_can_be_reclaimed)
+{
+	char *dup;
+
+	ksm_fill(self->src, KSM_LEN, SEED);
+	ASSERT_TRUE(ksm_merge(self->src, KSM_LEN));
+	dup = mem_dup(self->fd, self->src, KSM_LEN);
+	ASSERT_NE(NULL, dup);
+	mem_drain();
+	EXPECT_EQ(KSM_NR, cgroup_swap_out(&self->cg, dup, KSM_LEN));
+	EXPECT_EQ(KSM_NR, cgroup_swap_out(&self->cg, self->src, KSM_LEN));
+	EXPECT_TRUE(ksm_check(dup, KSM_LEN, SEED));
+	EXPECT_TRUE(ksm_check(self->src, KSM_LEN, SEED));
+}
+
+TEST_F(ksm, copies_of_merged_pages_can_be_moved)
+{
+	char *dup;
+
+	if (mem_nodes() < 2)
+		SKIP(return, "one node");
+	ksm_fill(self->src, KSM_LEN, SEED);
+	ASSERT_TRUE(ksm_merge(self->src, KSM_LEN));
+	dup = mem_dup(self->fd, self->src, KSM_LEN);
+	ASSERT_NE(NULL, dup);
+	EXPECT_EQ(KSM_NR, move_to_node(dup, KSM_LEN, 0));
+	EXPECT_EQ(KSM_NR, move_to_node(dup, KSM_LEN, 1));
+	EXPECT_TRUE(ksm_check(dup, KSM_LEN, SEED));
+	EXPECT_TRUE(ksm_check(self->src, KSM_LEN, SEED));
+}
+
+/* Merged pages that went to swap come back as ordinary ones, on both sides. */
+TEST_F(ksm, swapped_merged_pages)
+{
+	char *dup;
+
+	ksm_fill(self->src, KSM_LEN, SEED);
+	ASSERT_TRUE(ksm_merge(self->src, KSM_LEN));
+	mem_drain();
+	ASSERT_EQ(KSM_NR, cgroup_swap_out(&self->cg, self->src, KSM_LEN));
+	dup = mem_dup(self->fd, self->src, KSM_LEN);
+	ASSERT_NE(NULL, dup);
+	EXPECT_TRUE(ksm_check(dup, KSM_LEN, SEED));
+	mem_fill(dup, KSM_LEN, SEED + 1);
+	EXPECT_TRUE(ksm_check(self->src, KSM_LEN, SEED));
+}
+
+/* Advice carries over: the duplicate's pages may be merged with the source's. */
+TEST_F(ksm, duplicate_can_be_merged_again)
+{
+	char *dup;
+
+	ksm_fill(self->src, KSM_LEN, SEED);
+	ASSERT_EQ(0, madvise(self->src, KSM_LEN, MADV_MERGEABLE));
+	dup = mem_dup(self->fd, self->src, KSM_LEN);
+	ASSERT_NE(NULL, dup);
+	EXPECT_TRUE(mem_smaps_flag(dup, "mg"));
+	ksm_fill(dup, KSM_LEN, SEED);
+	ASSERT_TRUE(ksm_merge(self->src, KSM_LEN));
+	ASSERT_TRUE(ksm_merge(dup, KSM_LEN));
+	EXPECT_EQ(KSM_NR, mem_shared_pages(self->src, dup, KSM_LEN));
+	memset(self->src, 1, KSM_LEN);
+	EXPECT_TRUE(ksm_check(dup, KSM_LEN, SEED));
+	/* Unmerged by hand while a duplicate of it is there. */
+	ASSERT_NE(NULL, mem_dup(self->fd, dup, KSM_LEN));
+	EXPECT_EQ(0, madvise(dup, KSM_LEN, MADV_UNMERGEABLE));
+	EXPECT_TRUE(ksm_check(dup, KSM_LEN, SEED));
+}
+
+/*
+ * 6.12 merges empty pages with the zero page and counts these entries. One
+ * counted when it goes away and not when it came makes the count negative.
+ */
+TEST_F(ksm, count_of_merged_empty_pages_adds_up)
+{
+	long before = mem_read_long(KSM_DIR "ksm_zero_pages"), merged;
+	double end = seconds() + 8;
+	char *dup;
+
+	if (before < 0)
+		SKIP(return, "this kernel does not count merged zero pages");
+	ASSERT_EQ(0, mem_write(KSM_DIR "use_zero_pages", "1"));
+	memset(self->src, 0, KSM_LEN);
+	ASSERT_EQ(0, madvise(self->src, KSM_LEN, MADV_MERGEABLE));
+	ASSERT_TRUE(ksm_start());
+	while (mem_read_long(KSM_DIR "ksm_zero_pages") < before + (long)KSM_NR &&
+	       seconds() < end)
+		usleep(20000);
+	ksm_pause();
+	mem_write(KSM_DIR "use_zero_pages", "0");
+	merged = mem_read_long(KSM_DIR "ksm_zero_pages");
+	ASSERT_LE(before + (long)KSM_NR, merged);
+
+	dup = mem_dup(self->fd, self->src, KSM_LEN);
+	ASSERT_NE(NULL, dup);
+	EXPECT_TRUE(mem_is_zero(dup, KSM_LEN));
+	EXPECT_LE(merged, mem_read_long(KSM_DIR "ksm_zero_pages"));
+	memset(dup, 1, KSM_LEN / 2);
+	ASSERT_EQ(0, munmap(dup, KSM_LEN));
+	EXPECT_EQ(merged, mem_read_long(KSM_DIR "ksm_zero_pages"));
+	ASSERT_EQ(0, munmap(self->src, KSM_LEN));
+	EXPECT_EQ(before, mem_read_long(KSM_DIR "ksm_zero_pages"));
+}
+
+/* Duplicating while pages move */
+
+static _Atomic bool stop;
+static char *moving;
+
+static void *move_to_and_fro(void *arg)
+{
+	_Atomic unsigned long *moves = arg;
+	int node;
+
+	while (!stop) {
+		if (mem_nodes() < 2) {
+			mem_write("/proc/sys/vm/compact_memory", "1");
+			(*moves)++;
+			continue;
+		}
+		for (node = 0; node < 2; node++)
+			*moves += move_to_node(moving, LEN, node);
+	}
+	return NULL;
+}
+
+static void *count_up(void *arg)
+{
+	volatile uint64_t *first = (uint64_t *)(moving + 8);
+	volatile uint64_t *last = (uint64_t *)(moving + LEN - MEM_PAGE + 8);
+	uint64_t n;
+
+	(void)arg;
+	for (n = 1; !stop; n++) {
+		*first = n;
+		*last = n;
+	}
+	return NULL;
+}
+
+/*
+ * A page on its way is waited for. Were its migration entry copied, one that
+ * the mover has already passed would stay behind and hang whoever touches it.
+ */
+TEST_F(rmap, pages_moved_during_the_call)
+{
+	_Atomic unsigned long moves = 0;
+	double end = seconds() + 1.5;
+	pthread_t mover, writer;
+	unsigned int calls;
+	uint64_t first, last;
+	char *dup;
+
+	moving = self->src;
+	ASSERT_EQ(0, pthread_create(&mover, NULL, move_to_and_fro, &moves));
+	ASSERT_EQ(0, pthread_create(&writer, NULL, count_up, NULL));
+	for (calls = 0; seconds() < end; calls++) {
+		dup = mem_dup(self->fd, self->src, LEN);
+		if (!dup || !mem_check(dup, LEN, SEED))
+			break;
+		first = *(volatile uint64_t *)(dup + 8);
+		last = *(volatile uint64_t *)(dup + LEN - MEM_PAGE + 8);
+		EXPECT_GE(1U, first - last);
+		usleep(200);
+		EXPECT_EQ(first, *(volatile uint64_t *)(dup + 8));
+		EXPECT_EQ(last, *(volatile uint64_t *)(dup + LEN - MEM_PAGE + 8));
+		munmap(dup, LEN);
+	}
+	stop = true;
+	pthread_join(mover, NULL);
+	pthread_join(writer, NULL);
+	EXPECT_LE(end, seconds());
+	EXPECT_TRUE(mem_check(self->src, LEN, SEED));
+	EXPECT_LT(0UL, moves);
+	TH_LOG("%u calls, %lu moves", calls, moves);
+}
+
+/* The same for huge pages, whole. */
+TEST_F(rmap, huge_pages_moved_during_the_call)
+{
+	double end = seconds() + 1.0;
+	_Atomic unsigned long moves = 0;
+	unsigned int calls;
+	pthread_t mover;
+	char *dup;
+
+	moving = mem_map_huge(2 * MEM_HUGE);
+	if (!moving)
+		SKIP(return, "no huge pages");
+	mem_fill(moving, 2 * MEM_HUGE, SEED);
+	ASSERT_EQ(0, pthread_create(&mover, NULL, move_to_and_fro, &moves));
+	for (calls = 0; seconds() < end; calls++) {
+		dup = mem_dup(self->fd, moving, 2 * MEM_HUGE);
+		if (!dup || !mem_check(dup, 2 * MEM_HUGE, SEED))
+			break;
+		munmap(dup, 2 * MEM_HUGE);
+	}
+	stop = true;
+	pthread_join(mover, NULL);
+	EXPECT_LE(end, seconds());
+	EXPECT_TRUE(mem_check(moving, 2 * MEM_HUGE, SEED));
+	TH_LOG("%u calls, %lu moves", calls, moves);
+}
+
+/* While reclaim takes the very pages out. */
+static void *reclaim_all(void *arg)
+{
+	struct cgroup *cg = arg;
+
+	while (!stop)
+		cgroup_reclaim(cg);
+	return NULL;
+}
+
+TEST_F(rmap, pages_reclaimed_during_the_call)
+{
+	double end = seconds() + 1.5;
+	pthread_t reclaimer, writer;
+	unsigned int calls;
+	uint64_t first, last;
+	char *dup;
+
+	moving = self->src;
+	ASSERT_EQ(0, pthread_create(&reclaimer, NULL, reclaim_all, &self->cg));
+	ASSERT_EQ(0, pthread_create(&writer, NULL, count_up, NULL));
+	for (calls = 0; seconds() < end; calls++) {
+		dup = mem_dup(self->fd, self->src, LEN);
+		if (!dup || !mem_check(dup, LEN, SEED))
+			break;
+		first = *(volatile uint64_t *)(dup + 8);
+		last = *(volatile uint64_t *)(dup + LEN - MEM_PAGE + 8);
+		EXPECT_GE(1U, first - last);
+		usleep(200);
+		EXPECT_EQ(first, *(volatile uint64_t *)(dup + 8));
+		EXPECT_EQ(last, *(volatile uint64_t *)(dup + LEN - MEM_PAGE + 8));
+		munmap(dup, LEN);
+	}
+	stop = true;
+	pthread_join(reclaimer, NULL);
+	pthread_join(writer, NULL);
+	EXPECT_LE(end, seconds());
+	EXPECT_TRUE(mem_check(self->src, LEN, SEED));
+	TH_LOG("%u calls", calls);
+}
+
+/* NUMA hints: entries made inaccessible so that the next touch is noticed. */
+
+#define SCAN_DELAY	"/sys/kernel/debug/sched/numa_balancing/scan_delay_ms"
+#define SCAN_PERIOD	"/sys/kernel/debug/sched/numa_balancing/scan_period_min_ms"
+
+TEST_F(rmap, pages_with_numa_hints)
+{
+	double end = seconds() + 8;
+	long delay = mem_read_long(SCAN_DELAY);
+	long period = mem_read_long(SCAN_PERIOD);
+	long was = mem_vmstat("numa_pte_updates"), updates = 0, now;
+	char text[24], *dup;
+	size_t i;
+
+	if (mem_nodes() < 2)
+		SKIP(return, "one node");
+	if (was < 0 || mem_write("/proc/sys/kernel/numa_balancing", "1"))
+		SKIP(return, "no NUMA balancing");
+	mem_write(SCAN_DELAY, "10");
+	mem_write(SCAN_PERIOD, "10");
+	/* The delay holds for tasks that start now. */
+	pid_t pid = fork();
+
+	if (!pid) {
+		unsigned int calls = 0;
+		bool good = true;
+
+		mem_fill(self->src, LEN, SEED);
+		while (seconds() < end && good && calls < 3) {
+			for (i = 0; i < LEN; i += MEM_PAGE)
+				(void)*(volatile char *)(self->src + i);
+			now = mem_vmstat("numa_pte_updates");
+			if (now < was + (long)NR / 2)
+				continue;
+			updates += now - was;
+			calls++;
+			dup = mem_dup(self->fd, self->src, LEN);
+			good = dup && mem_check(dup, LEN, SEED) &&
+			       mem_check(self->src, LEN, SEED);
+			if (!good)
+				break;
+			mem_fill(self->src, LEN, SEED + 1);
+			good = mem_check(dup, LEN, SEED);
+			mem_fill(dup, LEN, SEED);
+			munmap(self->src, LEN);
+			self->src = dup;
+			was = mem_vmstat("numa_pte_updates");
+		}
+		_exit(!good ? 1 : calls ? 0 : 2);
+	}
+	int status;
+
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	snprintf(text, sizeof(text), "%ld", delay);
+	mem_write(SCAN_DELAY, text);
+	snprintf(text, sizeof(text), "%ld", period);
+	mem_write(SCAN_PERIOD, text);
+	ASSERT_TRUE(WIFEXITED(status));
+	if (WEXITSTATUS(status) == 2)
+		SKIP(return, "the kernel gave no hints in time");
+	EXPECT_EQ(0, WEXITSTATUS(status));
+}
+
+TEST_HARNESS_MAIN
