@@ -55,6 +55,10 @@ run_test()
 	program=${1%%:*} only=${1#"${1%%:*}"}
 
 	echo "# == $1 =="
+	if [ ! -x "$dir/$program" ]; then
+		result 1 "$1: nothing ran"
+		return
+	fi
 	mkfifo /tmp/pipe
 	tee /tmp/output </tmp/pipe &
 	(
