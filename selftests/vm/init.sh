@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 # /init of the guests that run.sh boots: set the system up, run /command with
-# its output on ttyS1, leave its exit status on ttyS2, power off.
+# its output on ttyS1, say on ttyS2 that it starts and its exit status, power off.
 
 /bin/busybox mkdir -p /proc /sys /dev /tmp /root /sbin /usr/bin /usr/sbin
 /bin/busybox --install -s
@@ -28,6 +28,11 @@ for word in $(cat /proc/cmdline); do
 	esac
 done
 
+for cpu in /sys/devices/system/cpu/cpu[1-9]*/online; do
+	[ ! -e "$cpu" ] || grep -q 1 "$cpu" || echo 1 >"$cpu" || poweroff -f
+done
+
+echo started >/dev/ttyS2
 cd / || exit
 if [ -n "$shell" ]; then
 	stty -F /dev/ttyS1 sane
