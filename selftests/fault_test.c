@@ -176,9 +176,14 @@ static int sweep(int fd, struct scene *s)
 	int n, err;
 	long left;
 
-	if (!furnish(s))
+	/* Once unjudged: what judging touches for the first time is our own. */
+	if (!furnish(s) || !arm(1))
 		return -1;
 	take_state(&st);
+	mem_remap(fd, s->src, s->len, s->dst, s->flags, &r);
+	if (!destination_is_sound(s) || !furnish(s) || !source_is_sound(s))
+		return -1;
+	state_is(&st);
 	take_state(&st);
 	for (n = 1; n < MAX_STEPS; n += n < 60 ? 1 : n / 8) {
 		if (!arm(n))

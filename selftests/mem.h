@@ -150,7 +150,7 @@ void mem_counters(struct mem_counters *c);
 
 /*
  * Prints what differs on stderr, as TAP comments. File pages may differ by
- * 512 kB (code of the test faulted in meanwhile). The commit charge is read
+ * 2 MB (code of the test faulted in meanwhile). The commit charge is read
  * again for up to two seconds until it equals that of @a, since others may be
  * at work; what then remains must not be more than MEM_COMMIT_SLACK kB.
  */
