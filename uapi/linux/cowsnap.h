@@ -166,11 +166,14 @@ struct cowsnap_query {
  * as a child holds it after fork(2), also while other threads write to the
  * source. From then on either side may be written and the other does not
  * change. Both can be duplicated again. What a device writes through a pin of
- * the source is in no order with that instant.
+ * the source is in no order with that instant. Some I/O takes plain references
+ * to pages instead of pins (O_DIRECT on 6.1, and on 6.12 that of NFS, FUSE and
+ * 9p): as with fork(2), let a read(2) of that kind into the source end first.
  *
  * Protection, memory policy, madvise(2) advice, name and protection key of each
  * mapping carry over; mlock(2), userfaultfd(2) registration, mseal(2) and
  * MAP_GROWSDOWN do not. MADV_DONTFORK memory is duplicated and keeps the mark.
+ * Pages that MADV_FREE has marked are kept from then on, on both sides.
  *
  * Without FIXED or FIXED_NOREPLACE a free hint in @dst is taken as it is;
  * otherwise the kernel chooses an address congruent to @src modulo the size of
