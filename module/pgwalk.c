@@ -150,11 +150,28 @@ static int walk_ptes(struct cowsnap_walk *walk, struct cowsnap_span *span)
 	}
 }
 
+/*
+ * Nothing to do, and nothing to allocate. No lock: entries appear by faults,
+ * which are kept out, and a page table that was seen stays.
+ */
+static bool span_is_empty(const struct cowsnap_span *span)
+{
+	pte_t *pte = pte_offset_kernel(span->src_pmd, span->src);
+	pte_t *end = pte + span->len / PAGE_SIZE;
+
+	while (pte < end && pte_none(ptep_get(pte)))
+		pte++;
+	return pte == end;
+}
+
 /* One span: huge entries first, since a huge one may become a page table. */
 static int walk_span(struct cowsnap_walk *walk, struct cowsnap_span *span)
 {
+	pmd_t pmd = READ_ONCE(*span->src_pmd);
 	int err;
 
+	if (!pmd_is_huge(pmd) && !pmd_bad(pmd) && span_is_empty(span))
+		return 0;
 	span->dst_pmd = alloc_pmd(walk->op->mm, span->dst);
 	if (!span->dst_pmd)
 		return -ENOMEM;
