@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Memory that is not duplicated: refused with the reason and the address, and
+ * left as it was.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/auxv.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "mem.h"
+
+#define PAGES(n)	((n) * MEM_PAGE)
+#define U64(p)		((__u64)(uintptr_t)(p))
+#define NR		16
+
+/* Newer than the headers of Debian 12. */
+#ifndef MAP_DROPPABLE
+#define MAP_DROPPABLE	0x08
+#endif
+
+/*
+ * Refused: 4 MiB, the upper half of which is of a kind that is not duplicated.
+ */
+FIXTURE(refused)
+{
+	int fd;
+	char *good;
+	char *bad;
+	struct cowsnap_remap r;
+};
+
+FIXTURE_VARIANT(refused)
+{
+	bool (*put)(char *at, size_t len);
+	unsigned int reason;
+	unsigned int kind;	/* in QUERY.kinds, it is duplicated after all */
+};
+
+static bool put_shared(char *at, size_t len)
+{
+	return mmap(at, len, PROT_READ | PROT_WRITE, MAP_SHARED |
+		    MAP_ANONYMOUS | MAP_FIXED, -1, 0) == at;
+}
+
+static bool put_memfd(char *at, size_t len, int flags)
+{
+	int fd = memfd_create("kinds", MFD_CLOEXEC);
+	bool done;
+
+	done = fd >= 0 && !ftruncate(fd, len) &&
+	       mmap(at, len, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd,
+		    0) == at;
+	close(fd);
+	return done;
+}
+
+static bool put_shared_file(char *at, size_t len)
+{
+	return put_memfd(at, len, MAP_SHARED);
+}
+
+static bool put_private_file(char *at, size_t len)
+{
+	return put_memfd(at, len, MAP_PRIVATE);
+}
+
+/* Shared, but read-only: no reason to take it for private. */
+static bool put_shared_read_only(char *at, size_t len)
+{
+	return put_memfd(at, len, MAP_SHARED) &&
+	       !mprotect(at, len, PROT_READ);
+}
+
+static bool put_program(char *at, size_t len)
+{
+	int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	bool done = mmap(at, len, PROT_READ, MAP_PRIVATE | MAP_FIXED, fd,
+			 0) == at;
+
+	close(fd);
+	return done;
+}
+
+/* Its pages are anonymous, the mapping has a file. */
+static bool put_dev_zero(char *at, size_t len)
+{
+	int fd = open("/dev/zero", O_RDWR | O_CLOEXEC);
+	bool done = mmap(at, len, PROT_READ | PROT_WRITE, MAP_PRIVATE |
+			 MAP_FIXED, fd, 0) == at;
+
+	close(fd);
+	return done;
+}
+
+static void set_pool(long pages)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%ld", pages);
+	mem_write("/proc/sys/vm/nr_hugepages", text);
+}
+
+/* One page more in the pool until it is reserved. */
+static bool put_hugetlb(char *at, size_t len)
+{
+	long pool = mem_read_long("/proc/sys/vm/nr_hugepages");
+	bool done;
+
+	if (pool < 0)
+		return false;
+	set_pool(pool + 1);
+	done = mmap(at, len, PROT_READ | PROT_WRITE, MAP_PRIVATE |
+		    MAP_ANONYMOUS | MAP_HUGETLB | MAP_FIXED, -1, 0) == at;
+	set_pool(pool);
+	return done;
+}
+
+static bool put_wipeonfork(char *at, size_t len)
+{
+	return !madvise(at, len, MADV_WIPEONFORK);
+}
+
+static bool put_droppable(char *at, size_t len)
+{
+	return mmap(at, len, PROT_READ | PROT_WRITE, MAP_DROPPABLE |
+		    MAP_ANONYMOUS | MAP_FIXED, -1, 0) == at;
+}
+
+#define REFUSED(name, reason_, ...)					\
+	FIXTURE_VARIANT_ADD(refused, name)				\
+	{ .put = put_##name, .reason = COWSNAP_REASON_##reason_, __VA_ARGS__ }
+
+REFUSED(shared, SHARED);
+REFUSED(shared_file, SHARED);
+REFUSED(shared_read_only, SHARED);
+REFUSED(private_file, FILE, .kind = COWSNAP_KIND_FILE);
+REFUSED(program, FILE, .kind = COWSNAP_KIND_FILE);
+REFUSED(dev_zero, FILE, .kind = COWSNAP_KIND_FILE);
+REFUSED(hugetlb, HUGETLB, .kind = COWSNAP_KIND_HUGETLB);
+REFUSED(wipeonfork, WIPEONFORK);
+REFUSED(droppable, WIPEONFORK);
+
+FIXTURE_SETUP(refused)
+{
+	struct cowsnap_query q = { .size = sizeof(q) };
+
+	self->fd = mem_open();
+	ASSERT_GE(self->fd, 0)
+		TH_LOG("%s: %s. Is the module loaded?", MEM_DEVICE,
+		       strerror(errno));
+	ASSERT_EQ(0, ioctl(self->fd, COWSNAP_QUERY, &q));
+	if (q.kinds & variant->kind)
+		SKIP(return, "this module duplicates it");
+	self->good = mem_map_offset(2 * MEM_HUGE, MEM_HUGE, 0);
+	ASSERT_NE(NULL, self->good);
+	self->bad = self->good + MEM_HUGE;
+	mem_fill(self->good, PAGES(NR), 1);
+	/* Before it goes: MAP_FIXED would, if it failed, leave a hole. */
+	if (!variant->put(self->bad, MEM_HUGE))
+		SKIP(return, "no such memory here: %s", strerror(errno));
+	self->r = (struct cowsnap_remap) { .size = sizeof(self->r) };
+}
+
+FIXTURE_TEARDOWN(refused)
+{
+	EXPECT_TRUE(mem_check(self->good, PAGES(NR), 1));
+	close(self->fd);
+}
+
+TEST_F(refused, with_its_reason)
+{
+	self->r.src = U64(self->bad);
+	self->r.len = MEM_HUGE;
+	EXPECT_EQ(-EOPNOTSUPP, mem_refused(self->fd, &self->r));
+	EXPECT_EQ(variant->reason, self->r.reason);
+	EXPECT_EQ(self->r.src, self->r.fault_addr);
+	/* A hole is something else: leaving it out would be silent. */
+	self->r.flags = COWSNAP_REMAP_HOLES;
+	EXPECT_EQ(-EOPNOTSUPP, mem_refused(self->fd, &self->r));
+	EXPECT_EQ(variant->reason, self->r.reason);
+}
+
+TEST_F(refused, where_it_begins)
+{
+	self->r.src = U64(self->good);
+	self->r.len = 2 * MEM_HUGE;
+	EXPECT_EQ(-EOPNOTSUPP, mem_refused(self->fd, &self->r));
+	EXPECT_EQ(variant->reason, self->r.reason);
+	EXPECT_EQ(U64(self->bad), self->r.fault_addr);
+
+	/* One page of it is enough. */
+	self->r.len = MEM_HUGE + MEM_PAGE;
+	EXPECT_EQ(-EOPNOTSUPP, mem_refused(self->fd, &self->r));
+	EXPECT_EQ(U64(self->bad), self->r.fault_addr);
+
+	/* From within: no part of the mapping before the range. */
+	self->r.src = U64(self->bad) + PAGES(5);
+	self->r.len = PAGES(3);
+	EXPECT_EQ(-EOPNOTSUPP, mem_refused(self->fd, &self->r));
+	EXPECT_EQ(variant->reason, self->r.reason);
+	EXPECT_EQ(self->r.src, self->r.fault_addr);
+}
+
+TEST_F(refused, and_what_lies_before_it_is_not_shared)
+{
+	self->r.src = U64(self->good);
+	self->r.len = 2 * MEM_HUGE;
+	EXPECT_EQ(-EOPNOTSUPP, mem_refused(self->fd, &self->r));
+	EXPECT_NE(0, mem_pagemap(self->good) & MEM_PM_EXCLUSIVE);
+	self->r.len = MEM_HUGE;
+	EXPECT_EQ(0, mem_refused(self->fd, &self->r));
+	EXPECT_EQ(NR, self->r.shared);
+}
+
+/* What is there without being asked for. */
+FIXTURE(found)
+{
+	int fd;
+};
+
+FIXTURE_SETUP(found)
+{
+	self->fd = mem_open();
+	ASSERT_GE(self->fd, 0)
+		TH_LOG("%s: %s. Is the module loaded?", MEM_DEVICE,
+		       strerror(errno));
+}
+
+FIXTURE_TEARDOWN(found)
+{
+	close(self->fd);
+}
+
+/* Pages of the kernel's own: code and clocks that it maps for the process. */
+TEST_F(found, vdso_is_refused)
+{
+	char *vdso = (char *)getauxval(AT_SYSINFO_EHDR), name[64];
+	struct cowsnap_remap r = { .size = sizeof(r), .len = MEM_PAGE };
+
+	if (!vdso)
+		SKIP(return, "no vdso");
+	r.src = U64(vdso);
+	EXPECT_EQ(-EOPNOTSUPP, mem_refused(self->fd, &r));
+	EXPECT_EQ(COWSNAP_REASON_SPECIAL, r.reason);
+	EXPECT_EQ(r.src, r.fault_addr);
+
+	if (!mem_vma_name(vdso - MEM_PAGE, name, sizeof(name)) ||
+	    strncmp(name, "[vvar", 5))
+		return;
+	r.src = U64(vdso - MEM_PAGE);
+	EXPECT_EQ(-EOPNOTSUPP, mem_refused(self->fd, &r));
+	/* It is both, a page frame mapping and the kernel's own. */
+	EXPECT_TRUE(r.reason == COWSNAP_REASON_SPECIAL ||
+		    r.reason == COWSNAP_REASON_PFNMAP);
+	EXPECT_EQ(r.src, r.fault_addr);
+}
+
+/* No struct page behind it that could be counted. */
+TEST_F(found, device_memory_is_refused)
+{
+	struct cowsnap_remap r = { .size = sizeof(r), .len = PAGES(4) };
+	int fd = open("/dev/mem", O_RDONLY | O_CLOEXEC);
+	void *rom;
+
+	if (fd < 0)
+		SKIP(return, "/dev/mem: %s", strerror(errno));
+	rom = mmap(NULL, PAGES(4), PROT_READ, MAP_PRIVATE, fd, 0xf0000);
+	if (rom == MAP_FAILED)
+		SKIP(return, "/dev/mem: %s", strerror(errno));
+	r.src = U64(rom);
+	EXPECT_EQ(-EOPNOTSUPP, mem_refused(self->fd, &r));
+	EXPECT_EQ(COWSNAP_REASON_PFNMAP, r.reason);
+	EXPECT_EQ(r.src, r.fault_addr);
+}
+
+TEST_HARNESS_MAIN
