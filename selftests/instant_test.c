@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * REMAP while other threads write to the source: the duplicate holds what the
+ * source held at one instant, and never changes afterwards.
+ */
+#include "counters.h"
+#include "uring.h"
+#include <kselftest_harness.h>
+
+FIXTURE(instant) {
+	int fd;
+	struct counters c;
+	struct writer writers[MAX_WRITERS];
+	struct uring ring;
+	char *arena;		/* room for two duplicates */
+	size_t stride;
+	uint64_t rounds;
+};
+
+FIXTURE_VARIANT(instant) {
+	unsigned int counters;
+	enum order order;
+	enum style style;
+	int writers;
+	bool huge;
+	size_t shift;		/* of the duplicate from a congruent address */
+	bool many_vmas;
+	bool swap;
+	unsigned int pinned;	/* so many counters, spread */
+	bool all_pinned;
+};
+
+/* What breaks all of these: no TLB flush of the source. */
+FIXTURE_VARIANT_ADD(instant, hot_pages) {
+	.counters = 8, .writers = 1,
+};
+FIXTURE_VARIANT_ADD(instant, hot_pages_backward) {
+	.counters = 8, .writers = 1, .order = BACKWARD,
+};
+FIXTURE_VARIANT_ADD(instant, two_hot_pages) {
+	.counters = 2, .writers = 1, .order = BACKWARD,
+};
+/* Always some page to be faulted in: page faults that do not wait. */
+FIXTURE_VARIANT_ADD(instant, cold_pages) {
+	.counters = 256, .writers = 1, .order = SHUFFLED,
+};
+FIXTURE_VARIANT_ADD(instant, four_writers) {
+	.counters = 32, .writers = 4, .order = SHUFFLED,
+};
+FIXTURE_VARIANT_ADD(instant, read_from_a_pipe) {
+	.counters = 16, .writers = 2, .order = SHUFFLED, .style = READ_PIPE,
+};
+FIXTURE_VARIANT_ADD(instant, stored_through_passing_pins) {
+	.counters = 16, .writers = 2, .order = SHUFFLED, .style = WRITEV_SELF,
+};
+FIXTURE_VARIANT_ADD(instant, huge) {
+	.counters = 8, .writers = 1, .huge = true,
+};
+FIXTURE_VARIANT_ADD(instant, huge_elsewhere) {
+	.counters = 8, .writers = 2, .huge = true, .shift = 3 * MEM_PAGE,
+};
+FIXTURE_VARIANT_ADD(instant, many_mappings) {
+	.counters = 64, .writers = 1, .order = SHUFFLED, .many_vmas = true,
+};
+FIXTURE_VARIANT_ADD(instant, partly_swapped) {
+	.counters = 16, .writers = 1, .order = BACKWARD, .swap = true,
+};
+/* A copy of a pinned page made before the flush is of another instant. */
+FIXTURE_VARIANT_ADD(instant, some_pinned) {
+	.counters = 8, .writers = 1, .pinned = 3,
+};
+FIXTURE_VARIANT_ADD(instant, some_pinned_backward) {
+	.counters = 8, .writers = 1, .order = BACKWARD, .pinned = 3,
+};
+FIXTURE_VARIANT_ADD(instant, cold_pages_some_pinned) {
+	.counters = 64, .writers = 2, .order = SHUFFLED, .pinned = 16,
+};
+FIXTURE_VARIANT_ADD(instant, all_pinned) {
+	.counters = 8, .writers = 1, .all_pinned = true,
+};
+FIXTURE_VARIANT_ADD(instant, huge_pinned) {
+	.counters = 8, .writers = 1, .huge = true, .pinned = 2,
+};
+
+/* Pin every so many'th counter's page: part of the stores go to pinned pages. */
+static int pin_counters(struct uring *ring, struct counters *c, unsigned int nr)
+{
+	struct iovec iov[MAX_SLOTS];
+	unsigned int i;
+
+	for (i = 0; i < nr; i++) {
+		iov[i].iov_base = c->base + c->page[i * c->nr / nr] * MEM_PAGE;
+		iov[i].iov_len = MEM_PAGE;
+	}
+	return uring_pinv(ring, iov, nr);
+}
+
+FIXTURE_SETUP(instant)
+{
+	struct counters *c = &self->c;
+	size_t i;
+	int err;
+
+	self->ring.fd = -1;
+	self->fd = mem_open();
+	ASSERT_LE(0, self->fd);
+	if (variant->swap && !mem_have_swap())
+		SKIP(return, "no swap");
+	if (variant->huge)
+		c->base = mem_map_huge(RANGE);
+	else
+		c->base = mem_map_offset(RANGE, MEM_HUGE, 0);
+	if (!c->base && variant->huge)
+		SKIP(return, "no huge pages");
+	ASSERT_NE(NULL, c->base);
+	c->len = RANGE;
+	place_counters(c, variant->counters, variant->order);
+	for (i = 0; variant->many_vmas && i < 32; i += 2)
+		ASSERT_EQ(0, madvise(c->base + i * RANGE / 32, RANGE / 32,
+				     MADV_DONTDUMP));
+	if (variant->huge)
+		memset(c->base, 0, RANGE);
+	mem_fill(c->base, RANGE, FILL_SEED);
+
+	self->stride = RANGE + MEM_HUGE;
+	self->arena = mem_map_offset(2 * self->stride, MEM_HUGE, 0);
+	ASSERT_NE(NULL, self->arena);
+	ASSERT_EQ(0, mprotect(self->arena, 2 * self->stride, PROT_NONE));
+
+	if (!variant->pinned && !variant->all_pinned)
+		return;
+	err = uring_open(&self->ring);
+	if (err)
+		SKIP(return, "no io_uring: %s", strerror(-err));
+	if (variant->all_pinned)
+		err = uring_pin(&self->ring, c->base, RANGE);
+	else
+		err = pin_counters(&self->ring, c, variant->pinned);
+	ASSERT_EQ(0, err);
+}
+
+FIXTURE_TEARDOWN(instant)
+{
+	if (self->ring.fd >= 0) {
+		uring_unpin(&self->ring);
+		uring_close(&self->ring);
+	}
+	close(self->fd);
+}
+
+/* Swap two of four parts out; the writer brings its pages back. */
+static void swap_parts(struct counters *c)
+{
+	madvise(c->base, RANGE / 4, MADV_PAGEOUT);
+	madvise(c->base + RANGE / 2, RANGE / 4, MADV_PAGEOUT);
+}
+
+/*
+ * If this fails, a snapshot is of no use: it shows a state that never was, or
+ * goes on changing with the source.
+ */
+TEST_F(instant, duplicate_is_of_one_instant_and_stays)
+{
+	static struct duplicate d[2];
+	struct counters *c = &self->c;
+	double end = seconds() + SECONDS;
+	uint64_t random = 99, copied = 0;
+	unsigned int calls, this;
+
+	ASSERT_TRUE(start_writers(self->writers, variant->writers, c,
+				  variant->style));
+	for (calls = 0; !stop && (seconds() < end || calls < 8); calls++) {
+		this = calls % 2;
+		d[this].at = self->arena + this * self->stride + variant->shift;
+		if (variant->swap)
+			swap_parts(c);
+		/* Every third call follows at once, while the writer faults. */
+		if (calls % 3)
+			spin(next_random(&random) % 2000);
+		if (!duplicate_once(self->fd, c, variant->writers, &d[this],
+				    COWSNAP_REMAP_FIXED, &copied))
+			break;
+		if (d[!this].live && !unchanged(c, variant->writers, &d[!this]))
+			break;
+		if (calls % 3 == 2)
+			usleep(next_random(&random) % 500);
+		if (!unchanged(c, variant->writers, &d[this]))
+			break;
+		if (calls % 16 == 0 && !mem_check(d[this].at, RANGE, FILL_SEED))
+			fail("the duplicate lacks what was never written again");
+		if (variant->swap)
+			munmap(d[this].at, RANGE), d[this].live = false;
+	}
+	stop_writers(self->writers, variant->writers);
+	ASSERT_STREQ("", problem);
+	EXPECT_TRUE(mem_check(c->base, RANGE, FILL_SEED));
+	if (variant->all_pinned || (variant->huge && variant->pinned)) {
+		EXPECT_EQ(PAGES, copied);
+	} else if (variant->style != WRITEV_SELF) {
+		EXPECT_EQ(variant->pinned, copied);
+	}
+	TH_LOG("%u calls in %lu rounds", calls, self->writers[0].rounds);
+	EXPECT_LE(8, calls);
+}
+
+TEST_HARNESS_MAIN
