@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -21,10 +20,6 @@
 #define PAGES(n)	((n) * MEM_PAGE)
 #define U64(p)		((__u64)(uintptr_t)(p))
 #define NR		16
-
-#ifndef SYS_mseal
-#define SYS_mseal	462
-#endif
 
 FIXTURE(dest)
 {
@@ -481,150 +476,6 @@ TEST_F(dest, noreplace_minds_what_lies_in_a_hole)
 	EXPECT_EQ(COWSNAP_REASON_EXISTS, r.reason);
 	EXPECT_EQ(U64(dst) + PAGES(5), r.fault_addr);
 	EXPECT_TRUE(mem_check(dst + PAGES(5), MEM_PAGE, 2));
-}
-
-/*
- * Whatever can be checked is checked before anything is replaced: each way to
- * be refused leaves every byte of the destination where it was.
- */
-FIXTURE(stays)
-{
-	int fd;
-	char *src, *dst;
-	size_t len;
-	struct rlimit as;
-	struct cowsnap_remap r;
-};
-
-enum cause {
-	HOLE, HOLE_AT_END, SHARED_AT_END, WIPE_AT_END, FLAG, CONFLICT,
-	RESERVED, MISALIGNED, OVERLAP, RLIMIT_FULL, SEALED_AT_END, NOREPLACE,
-};
-
-FIXTURE_VARIANT(stays)
-{
-	enum cause cause;
-	int err;
-	unsigned int reason;
-};
-
-#define STAYS(name, cause_, err_, reason_)				\
-	FIXTURE_VARIANT_ADD(stays, name)				\
-	{ .cause = cause_, .err = err_, .reason = COWSNAP_REASON_##reason_ }
-
-STAYS(hole, HOLE, ENOMEM, HOLE);
-STAYS(hole_at_end, HOLE_AT_END, ENOMEM, HOLE);
-STAYS(shared_at_end, SHARED_AT_END, EOPNOTSUPP, SHARED);
-STAYS(wipeonfork_at_end, WIPE_AT_END, EOPNOTSUPP, WIPEONFORK);
-STAYS(unknown_flag, FLAG, EOPNOTSUPP, FLAG_UNKNOWN);
-STAYS(conflict, CONFLICT, EINVAL, FLAG_CONFLICT);
-STAYS(reserved, RESERVED, EINVAL, RESERVED);
-STAYS(misaligned, MISALIGNED, EINVAL, ALIGN);
-STAYS(overlap, OVERLAP, EINVAL, OVERLAP);
-STAYS(rlimit, RLIMIT_FULL, ENOMEM, RLIMIT);
-STAYS(sealed_at_end, SEALED_AT_END, EPERM, SEALED);
-STAYS(noreplace, NOREPLACE, EEXIST, EXISTS);
-
-FIXTURE_SETUP(stays)
-{
-	self->fd = mem_open();
-	ASSERT_GE(self->fd, 0)
-		TH_LOG("%s: %s. Is the module loaded?", MEM_DEVICE,
-		       strerror(errno));
-	self->len = PAGES(NR);
-	self->src = mem_map_alone(self->len);
-	self->dst = mem_map_alone(self->len);
-	ASSERT_TRUE(self->src && self->dst);
-	mem_fill(self->src, self->len, 1);
-	mem_fill(self->dst, self->len, 2);
-	ASSERT_EQ(0, getrlimit(RLIMIT_AS, &self->as));
-	self->r = (struct cowsnap_remap) {
-		.size = sizeof(self->r), .flags = COWSNAP_REMAP_FIXED,
-		.src = U64(self->src), .len = self->len,
-		.dst = U64(self->dst),
-	};
-}
-
-FIXTURE_TEARDOWN(stays)
-{
-	close(self->fd);
-}
-
-static bool prepare(FIXTURE_DATA(stays) *self, enum cause cause)
-{
-	struct rlimit tight = self->as;
-	char *end = self->src + self->len - MEM_PAGE;
-	struct mem_counters c;
-	char *long_src;
-
-	switch (cause) {
-	case HOLE:
-		return !munmap(self->src + PAGES(3), MEM_PAGE);
-	case HOLE_AT_END:
-		return !munmap(end, MEM_PAGE);
-	case SHARED_AT_END:
-		return mmap(end, MEM_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED |
-			    MAP_ANONYMOUS | MAP_FIXED, -1, 0) == end;
-	case WIPE_AT_END:
-		return !madvise(end, MEM_PAGE, MADV_WIPEONFORK);
-	case FLAG:
-		self->r.flags |= 1u << 31;
-		return true;
-	case CONFLICT:
-		self->r.flags |= COWSNAP_REMAP_FIXED_NOREPLACE;
-		return true;
-	case RESERVED:
-		self->r.reserved = 1;
-		return true;
-	case MISALIGNED:
-		self->r.len -= 1;
-		return true;
-	case OVERLAP:
-		self->r.src = self->r.dst + MEM_PAGE;
-		return true;
-	case RLIMIT_FULL:
-		/* Longer than what it replaces, which may count in favour. */
-		long_src = mem_map_alone(2 * self->len);
-		self->dst = mem_map_alone(2 * self->len);
-		if (!long_src || !self->dst ||
-		    munmap(self->dst + self->len, self->len))
-			return false;
-		mem_fill(self->dst, self->len, 2);
-		self->r.src = U64(long_src);
-		self->r.len = 2 * self->len;
-		self->r.dst = U64(self->dst);
-		mem_counters(&c);
-		tight.rlim_cur = c.vm_size << 10;
-		return !setrlimit(RLIMIT_AS, &tight);
-	case SEALED_AT_END:
-		return !syscall(SYS_mseal, self->dst + self->len - MEM_PAGE,
-				MEM_PAGE, 0);
-	case NOREPLACE:
-		self->r.flags = COWSNAP_REMAP_FIXED_NOREPLACE;
-		return true;
-	}
-	return false;
-}
-
-TEST_F(stays, refused_call_leaves_the_destination)
-{
-	struct mem_counters before, after;
-	int err;
-
-	if (!prepare(self, variant->cause)) {
-		if (variant->cause == SEALED_AT_END && errno == ENOSYS)
-			SKIP(return, "this kernel has no mseal()");
-		ASSERT_TRUE(false)
-			TH_LOG("%s", strerror(errno));
-	}
-	mem_counters(&before);
-	err = mem_refused(self->fd, &self->r);
-	mem_counters(&after);
-	setrlimit(RLIMIT_AS, &self->as);
-	EXPECT_EQ(-variant->err, err);
-	EXPECT_EQ(variant->reason, self->r.reason);
-	EXPECT_TRUE(mem_check(self->dst, self->len, 2));
-	EXPECT_TRUE(mem_counters_equal(&before, &after));
 }
 
 TEST_HARNESS_MAIN

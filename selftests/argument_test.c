@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Where the argument lies and who passes it: memory that cannot be read or
+ * written, or that the call itself replaces; a descriptor from another process.
+ */
+#include <errno.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "mem.h"
+
+#define PAGES(n)	((n) * MEM_PAGE)
+#define U64(p)		((__u64)(uintptr_t)(p))
+
+/* A multiple of the page size beyond user space with any page-table depth. */
+#define KERNEL_ADDR	0xffff888000000000ULL
+
+static int call(int fd, unsigned long cmd, void *arg)
+{
+	return ioctl(fd, cmd, arg) ? -errno : 0;
+}
+
+/* Four pages of source between guards, and a request for them. */
+FIXTURE(argument)
+{
+	int fd;
+	char *src;
+	size_t len;
+	struct cowsnap_remap r;
+};
+
+FIXTURE_SETUP(argument)
+{
+	self->fd = mem_open();
+	ASSERT_GE(self->fd, 0)
+		TH_LOG("%s: %s. Is the module loaded?", MEM_DEVICE,
+		       strerror(errno));
+	self->len = PAGES(4);
+	self->src = mem_map_alone(self->len);
+	ASSERT_NE(NULL, self->src);
+	mem_fill(self->src, self->len, 1);
+	self->r = (struct cowsnap_remap) {
+		.size = sizeof(self->r),
+		.src = U64(self->src),
+		.len = self->len,
+	};
+}
+
+FIXTURE_TEARDOWN(argument)
+{
+	EXPECT_TRUE(mem_check(self->src, self->len, 1));
+	close(self->fd);
+}
+
+TEST_F(argument, unreadable_argument_is_efault)
+{
+	uint64_t maps;
+	char *page;
+	size_t n;
+
+	page = mem_map_alone(PAGES(2));
+	ASSERT_NE(NULL, page);
+	munmap(page + MEM_PAGE, MEM_PAGE);
+	maps = mem_maps_hash();
+	EXPECT_EQ(-EFAULT, call(self->fd, COWSNAP_REMAP, NULL));
+	EXPECT_EQ(-EFAULT, call(self->fd, COWSNAP_REMAP, (void *)KERNEL_ADDR));
+	EXPECT_EQ(-EFAULT, call(self->fd, COWSNAP_REMAP, (void *)(1UL << 63)));
+	EXPECT_EQ(-EFAULT, call(self->fd, COWSNAP_REMAP, page + MEM_PAGE));
+	EXPECT_EQ(-EFAULT, call(self->fd, COWSNAP_REMAP,
+				page + PAGES(2)));	/* PROT_NONE */
+
+	/* It begins on a page that is there and ends on one that is not. */
+	for (n = 1; n < sizeof(self->r); n++) {
+		char *at = page + MEM_PAGE - n;
+
+		memcpy(at, &self->r, n);
+		EXPECT_EQ(-EFAULT, call(self->fd, COWSNAP_REMAP, at))
+			TH_LOG("%zu bytes of it", n);
+	}
+	/* The same with the tail of a newer struct. */
+	self->r.size = sizeof(self->r) + 8;
+	memcpy(page + MEM_PAGE - sizeof(self->r), &self->r, sizeof(self->r));
+	EXPECT_EQ(-EFAULT, call(self->fd, COWSNAP_REMAP,
+				page + MEM_PAGE - sizeof(self->r)));
+	EXPECT_EQ(maps, mem_maps_hash());
+}
+
+/* The last byte of the argument may be the last byte before a hole. */
+TEST_F(argument, argument_may_end_where_memory_ends)
+{
+	struct cowsnap_remap *r;
+	char *page;
+
+	page = mem_map_alone(MEM_PAGE);
+	ASSERT_NE(NULL, page);
+	r = (void *)(page + MEM_PAGE - sizeof(*r));
+	*r = self->r;
+	ASSERT_EQ(0, call(self->fd, COWSNAP_REMAP, r));
+	EXPECT_EQ(4, r->shared);
+}
+
+/* A duplicate whose address cannot be told would be a leak for ever. */
+TEST_F(argument, read_only_argument_is_efault_and_undone)
+{
+	struct cowsnap_remap *r = mem_map_alone(MEM_PAGE);
+	struct mem_counters before, after;
+	uint64_t maps;
+
+	ASSERT_NE(NULL, r);
+	*r = self->r;
+	ASSERT_EQ(0, mprotect(r, MEM_PAGE, PROT_READ));
+	/* Once before counting: page tables may stay, once. */
+	EXPECT_EQ(-EFAULT, call(self->fd, COWSNAP_REMAP, r));
+	mem_counters(&before);
+	maps = mem_maps_hash();
+	EXPECT_EQ(-EFAULT, call(self->fd, COWSNAP_REMAP, r));
+	EXPECT_EQ(maps, mem_maps_hash());
+	mem_counters(&after);
+	EXPECT_TRUE(mem_counters_equal(&before, &after));
+	EXPECT_EQ(0, memcmp(r, &self->r, sizeof(*r)));
+}
+
+/*
+ * The same when the call itself takes the right to write away: the argument
+ * lies where the read-only duplicate goes. Nothing of it may stay.
+ */
+TEST_F(argument, argument_replaced_by_read_only_memory_is_efault_and_undone)
+{
+	struct cowsnap_remap *r;
+	char *dst;
+
+	dst = mem_map_alone(self->len);
+	ASSERT_NE(NULL, dst);
+	mem_fill(dst, self->len, 2);
+	r = (void *)(dst + MEM_PAGE + 8);
+	*r = self->r;
+	r->dst = U64(dst);
+	r->flags = COWSNAP_REMAP_FIXED | COWSNAP_REMAP_READONLY;
+	EXPECT_EQ(-EFAULT, call(self->fd, COWSNAP_REMAP, r));
+	if (!mem_is_free(dst, self->len)) {
+		unsigned long start, end;
+		char perms[5];
+
+		/* Refused before anything was replaced: as good. */
+		ASSERT_TRUE(mem_vma(dst, &start, &end, perms));
+		EXPECT_STREQ("rw-p", perms);
+		EXPECT_TRUE(mem_check(dst, MEM_PAGE, 2));
+	}
+}
+
+/* Not forbidden: the result is stored in the duplicate then, not the source. */
+TEST_F(argument, argument_replaced_by_writable_memory_gets_the_result)
+{
+	struct cowsnap_remap *r;
+	char *dst;
+
+	dst = mem_map_alone(self->len);
+	ASSERT_NE(NULL, dst);
+	r = (void *)(dst + MEM_PAGE + 8);
+	*r = self->r;
+	r->dst = U64(dst);
+	r->flags = COWSNAP_REMAP_FIXED;
+	ASSERT_EQ(0, call(self->fd, COWSNAP_REMAP, r));
+	EXPECT_EQ(U64(dst), r->dst);
+	EXPECT_EQ(4, r->shared);
+	EXPECT_TRUE(mem_check(dst, MEM_PAGE, 1));
+	EXPECT_TRUE(mem_check(self->src, self->len, 1));
+}
+
+/* The instant of the duplicate lies before its result is known. */
+TEST_F(argument, argument_in_the_source_is_duplicated_as_it_was)
+{
+	char *src = mem_map_alone(self->len);
+	struct cowsnap_remap *r = (void *)(src + MEM_PAGE), was, *copy;
+
+	ASSERT_NE(NULL, src);
+	*r = self->r;
+	r->src = U64(src);
+	r->shared = 0x1234;
+	was = *r;
+	ASSERT_EQ(0, call(self->fd, COWSNAP_REMAP, r));
+	EXPECT_EQ(1, r->shared);
+	copy = (void *)(r->dst + MEM_PAGE);
+	EXPECT_EQ(0, memcmp(copy, &was, sizeof(was)));
+}
+
+TEST_F(argument, duplicate_outlives_the_descriptor)
+{
+	char *dst = mem_dup(self->fd, self->src, self->len);
+	uint64_t maps;
+
+	ASSERT_NE(NULL, dst);
+	maps = mem_maps_hash();
+	close(self->fd);
+	EXPECT_EQ(maps, mem_maps_hash());
+	EXPECT_EQ(4, mem_shared_pages(self->src, dst, self->len));
+	EXPECT_TRUE(mem_check(dst, self->len, 1));
+	mem_fill(dst, self->len, 2);
+	EXPECT_TRUE(mem_check(self->src, self->len, 1));
+	EXPECT_TRUE(mem_check(dst, self->len, 2));
+}
+
+/* A descriptor that remembered its opener would reach into the other. */
+TEST_F(argument, inherited_descriptor_works_on_the_callers_own_memory)
+{
+	uint64_t maps = mem_maps_hash();
+	int status;
+	pid_t pid;
+
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		char *own = mem_map_alone(self->len), *dst;
+
+		/* Ours at this address is no longer what the parent has. */
+		mem_fill(self->src, self->len, 3);
+		dst = mem_dup(self->fd, self->src, self->len);
+		if (!dst || !mem_check(dst, self->len, 3))
+			_exit(1);
+		if (mem_shared_pages(self->src, dst, self->len) != 4)
+			_exit(2);
+		if (!own)
+			_exit(3);
+		mem_fill(own, self->len, 4);
+		dst = mem_dup(self->fd, own, self->len);
+		_exit(dst && mem_check(dst, self->len, 4) ? 0 : 4);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_EQ(maps, mem_maps_hash());
+	EXPECT_TRUE(mem_check(self->src, self->len, 1));
+}
+
+static int send_fd(int sock, int fd)
+{
+	char space[CMSG_SPACE(sizeof(int))] = { 0 }, byte = 0;
+	struct iovec iov = { &byte, 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1,
+		.msg_control = space, .msg_controllen = sizeof(space),
+	};
+	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(c), &fd, sizeof(int));
+	return sendmsg(sock, &msg, 0) == 1 ? 0 : -1;
+}
+
+static int receive_fd(int sock)
+{
+	char space[CMSG_SPACE(sizeof(int))] = { 0 }, byte;
+	struct iovec iov = { &byte, 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1,
+		.msg_control = space, .msg_controllen = sizeof(space),
+	};
+	struct cmsghdr *c;
+	int fd;
+
+	if (recvmsg(sock, &msg, 0) != 1)
+		return -1;
+	c = CMSG_FIRSTHDR(&msg);
+	if (!c)
+		return -1;
+	memcpy(&fd, CMSG_DATA(c), sizeof(int));
+	return fd;
+}
+
+/* Opened by a process that is gone by the time it is used. */
+TEST_F(argument, passed_descriptor_works_on_the_callers_own_memory)
+{
+	int sock[2], fd, status;
+	char *dst;
+	pid_t pid;
+
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid)
+		_exit(send_fd(sock[1], mem_open()) ? 1 : 0);
+	fd = receive_fd(sock[0]);
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_EQ(0, status);
+	ASSERT_GE(fd, 0);
+	dst = mem_dup(fd, self->src, self->len);
+	ASSERT_NE(NULL, dst);
+	close(fd);
+	EXPECT_TRUE(mem_check(dst, self->len, 1));
+	EXPECT_EQ(4, mem_shared_pages(self->src, dst, self->len));
+}
+
+TEST_HARNESS_MAIN
