@@ -27,13 +27,21 @@
 #include <linux/version.h>
 #include <asm/pgalloc.h>
 #include <asm/tlbflush.h>
+#if __has_include(<linux/leafops.h>)
+#include <linux/leafops.h>
+#endif
 
-#define COWSNAP_KERNEL(a, b) \
-	(LINUX_VERSION_CODE >= KERNEL_VERSION(a, b, 0) && \
-	 LINUX_VERSION_CODE < KERNEL_VERSION(a, (b) + 1, 0))
+/*
+ * COWSNAP_HAVE_*: what Kbuild has found declared in the kernel's headers. The
+ * version decides where those do not tell: prototypes in private headers.
+ */
+#define COWSNAP_SINCE(a, b)	(LINUX_VERSION_CODE >= KERNEL_VERSION(a, b, 0))
 
-#if !COWSNAP_KERNEL(6, 1) && !COWSNAP_KERNEL(6, 12)
-#error "cowsnap supports Linux 6.1 and 6.12; these headers are of another version"
+#if !COWSNAP_SINCE(6, 1)
+#error "cowsnap supports Linux 6.1 to 7.3; the headers of this kernel are older"
+#endif
+#if COWSNAP_SINCE(7, 4)
+#error "cowsnap supports Linux 6.1 to 7.3; the headers of this kernel are newer, and nobody has checked what changed"
 #endif
 #if !defined(CONFIG_MMU) || !defined(CONFIG_64BIT) || defined(CONFIG_HIGHPTE)
 #error "cowsnap supports 64-bit kernels with an MMU"
@@ -43,19 +51,80 @@
 	!defined(CONFIG_NUMA) || !defined(CONFIG_SECURITY)
 #error "cowsnap needs KPROBES, KALLSYMS_ALL, SWAP, MEMCG, MIGRATION, MMU_NOTIFIER, NUMA and SECURITY in the kernel configuration"
 #endif
-#ifdef CONFIG_MM_ID
-#error "cowsnap cannot share large folios on kernels with CONFIG_MM_ID"
+
+/* Prototypes that have moved to headers below mm/, and what they are there. */
+
+#ifndef COWSNAP_HAVE_ANON_VMA_PUBLIC
+enum vma_operation {
+	VMA_OP_SPLIT,
+	VMA_OP_MERGE_UNFAULTED,
+	VMA_OP_REMAP,
+	VMA_OP_FORK,
+};
+int anon_vma_clone(struct vm_area_struct *dst, struct vm_area_struct *src,
+		   enum vma_operation operation);
+int __anon_vma_prepare(struct vm_area_struct *vma);
+#endif
+#ifndef COWSNAP_HAVE_INSERT_VM_STRUCT_PUBLIC
+int insert_vm_struct(struct mm_struct *mm, struct vm_area_struct *vma);
+#endif
+#ifndef COWSNAP_HAVE_MAY_EXPAND_VM_PUBLIC
+#if COWSNAP_SINCE(7, 0)
+#define COWSNAP_MAY_EXPAND_VMA_FLAGS
+bool may_expand_vm(struct mm_struct *mm, const vma_flags_t *vma_flags,
+		   unsigned long npages);
+#else
+bool may_expand_vm(struct mm_struct *mm, vm_flags_t flags, unsigned long npages);
+#endif
+#endif
+#ifndef COWSNAP_HAVE_MAP_COUNT_PUBLIC
+extern int sysctl_max_map_count;
+#endif
+#ifndef COWSNAP_HAVE_ADD_LRU_VMA_PUBLIC
+void folio_add_lru_vma(struct folio *folio, struct vm_area_struct *vma);
+#endif
+#ifndef COWSNAP_HAVE_SWAP_DUPLICATE
+int swap_retry_table_alloc(swp_entry_t entry, gfp_t gfp);
 #endif
 
-#if COWSNAP_KERNEL(6, 12)
-#define COWSNAP_KSYM_FUNCS_VERSION(F)		\
+#ifdef COWSNAP_HAVE_NEW_ANON_RMAP
+#define COWSNAP_KSYM_FUNCS_RMAP(F)		\
 	F(folio_add_new_anon_rmap)		\
-	F(folio_add_lru_vma)			\
-	F(__get_unmapped_area)
+	F(folio_add_lru_vma)
 #else
-#define COWSNAP_KSYM_FUNCS_VERSION(F)		\
+#define COWSNAP_KSYM_FUNCS_RMAP(F)		\
 	F(page_add_new_anon_rmap)		\
 	F(lru_cache_add_inactive_or_unevictable)
+#endif
+
+#ifdef COWSNAP_HAVE_GET_UNMAPPED_AREA_FLAGS
+#define COWSNAP_KSYM_FUNCS_AREA(F)		\
+	F(__get_unmapped_area)
+#else
+#define COWSNAP_KSYM_FUNCS_AREA(F)
+#endif
+
+#ifdef COWSNAP_HAVE_SWAP_DUPLICATE
+#define COWSNAP_KSYM_FUNCS_SWAP(F)		\
+	F(swap_duplicate)			\
+	F(add_swap_count_continuation)
+#else
+#define COWSNAP_KSYM_FUNCS_SWAP(F)		\
+	F(swap_dup_entry_direct)		\
+	F(swap_retry_table_alloc)
+#endif
+
+/* An unused page table goes back by it, or by pte_free(), see there. */
+#if !defined(CONFIG_TRANSPARENT_HUGEPAGE)
+#define COWSNAP_KSYM_FUNCS_PTE_FREE(F)
+#elif defined(COWSNAP_HAVE_PTE_FREE_DEFER)
+#define COWSNAP_KSYM_FUNCS_PTE_FREE(F)		\
+	F(pte_free_defer)
+#elif ALLOC_SPLIT_PTLOCKS
+#define COWSNAP_KSYM_FUNCS_PTE_FREE(F)		\
+	F(ptlock_free)
+#else
+#define COWSNAP_KSYM_FUNCS_PTE_FREE(F)
 #endif
 
 #ifdef CONFIG_X86
@@ -70,7 +139,10 @@ void flush_tlb_mm_range(struct mm_struct *mm, unsigned long start,
 #endif
 
 #define COWSNAP_KSYM_FUNCS_COMPAT(F)		\
-	COWSNAP_KSYM_FUNCS_VERSION(F)		\
+	COWSNAP_KSYM_FUNCS_RMAP(F)		\
+	COWSNAP_KSYM_FUNCS_AREA(F)		\
+	COWSNAP_KSYM_FUNCS_SWAP(F)		\
+	COWSNAP_KSYM_FUNCS_PTE_FREE(F)		\
 	COWSNAP_KSYM_FUNCS_ARCH(F)
 
 #include "ksyms.h"
@@ -83,6 +155,27 @@ void flush_tlb_mm_range(struct mm_struct *mm, unsigned long start,
 #endif
 #ifndef VM_LOCKED_MASK
 #define VM_LOCKED_MASK	(VM_LOCKED | VM_LOCKONFAULT)
+#endif
+
+/* Names that changed and meanings that did not. */
+#if !__has_include(<linux/leafops.h>)
+typedef swp_entry_t softleaf_t;
+#define softleaf_from_pte(pte)			pte_to_swp_entry(pte)
+#define softleaf_is_swap(entry)			(!non_swap_entry(entry))
+#define softleaf_is_migration(entry)		is_migration_entry(entry)
+#define softleaf_is_device_private(entry)	is_device_private_entry(entry)
+#define softleaf_is_device_exclusive(entry)	is_device_exclusive_entry(entry)
+#define softleaf_is_marker(entry)		is_pte_marker_entry(entry)
+#define softleaf_to_marker(entry)		pte_marker_get(entry)
+#endif
+#ifdef COWSNAP_HAVE_UFFD_WP_NAMES
+#define pte_clear_uffd(pte)		pte_clear_uffd_wp(pte)
+#define pmd_clear_uffd(pmd)		pmd_clear_uffd_wp(pmd)
+#define pte_swp_clear_uffd(pte)		pte_swp_clear_uffd_wp(pte)
+#endif
+#ifndef COWSNAP_HAVE_LAZY_MMU_MODE_ENABLE
+#define lazy_mmu_mode_enable()		arch_enter_lazy_mmu_mode()
+#define lazy_mmu_mode_disable()		arch_leave_lazy_mmu_mode()
 #endif
 
 /* Flush the TLBs of every CPU that runs @mm, as fork does with its parent. */
@@ -102,7 +195,7 @@ static inline void cowsnap_flush_tlb(struct mm_struct *mm, unsigned long start,
 /* add_mm_counter(), whose trace hook is not exported. */
 static inline void cowsnap_add_rss(struct mm_struct *mm, int member, long nr)
 {
-#if COWSNAP_KERNEL(6, 12)
+#ifdef COWSNAP_HAVE_RSS_PERCPU
 	percpu_counter_add(&mm->rss_stat[member], nr);
 	ksym(mm_trace_rss_stat)(mm, member);
 #else
@@ -127,7 +220,10 @@ static inline unsigned long cowsnap_get_unmapped_area(unsigned long addr,
 						      unsigned long flags)
 {
 	flags |= MAP_PRIVATE | MAP_ANONYMOUS;
-#if COWSNAP_KERNEL(6, 12)
+#if defined(COWSNAP_HAVE_GET_UNMAPPED_AREA_FLAGS) && defined(COWSNAP_HAVE_VMA_FLAGS_T)
+	return ksym(__get_unmapped_area)(NULL, addr, len, 0, flags,
+					 EMPTY_VMA_FLAGS);
+#elif defined(COWSNAP_HAVE_GET_UNMAPPED_AREA_FLAGS)
 	return ksym(__get_unmapped_area)(NULL, addr, len, 0, flags, VM_NONE);
 #else
 	return get_unmapped_area(NULL, addr, len, 0, flags);
@@ -138,10 +234,60 @@ static inline unsigned long cowsnap_get_unmapped_area(unsigned long addr,
 static inline void cowsnap_set_vm_flags(struct vm_area_struct *vma,
 					unsigned long flags)
 {
-#if COWSNAP_KERNEL(6, 12)
+#ifdef COWSNAP_HAVE_VM_FLAGS_INIT
 	vm_flags_init(vma, flags);
 #else
 	vma->vm_flags = flags;
+#endif
+}
+
+/* Do the limits of the process allow @nr more pages of a mapping like that? */
+static inline bool cowsnap_may_expand_vm(struct mm_struct *mm,
+					 unsigned long flags, unsigned long nr)
+{
+#ifdef COWSNAP_MAY_EXPAND_VMA_FLAGS
+	vma_flags_t vma_flags = legacy_to_vma_flags(flags);
+
+	return ksym_or(false, may_expand_vm, mm, &vma_flags, nr);
+#else
+	return ksym_or(false, may_expand_vm, mm, flags, nr);
+#endif
+}
+
+/*
+ * Give @vma, the duplicate of @src_vma from @start on, the page offsets that the
+ * source has there. Newer kernels keep the one of anonymous pages apart.
+ */
+static inline void cowsnap_copy_pgoff(struct vm_area_struct *vma,
+				      struct vm_area_struct *src_vma,
+				      unsigned long start)
+{
+#ifdef COWSNAP_HAVE_ANON_PGOFF
+	pgoff_t pgoff = vma_start_anon_pgoff(src_vma) +
+			((start - src_vma->vm_start) >> PAGE_SHIFT);
+
+#ifdef CONFIG_64BIT
+	vma->__vm_anon_pgoff_hi = pgoff >> 32;
+#endif
+	vma->__vm_anon_pgoff_lo = (u32)pgoff;
+#endif
+	vma->vm_pgoff = linear_page_index(src_vma, start);
+}
+
+/*
+ * anon_vma_clone() for a vma of the same mm that is linked already. Newer
+ * kernels are told what for: all but fork do the same, and with DEBUG_VM they
+ * warn of a linked vma except when it is for a merge, of a single anon_vma.
+ */
+static inline int cowsnap_anon_vma_clone(struct vm_area_struct *dst,
+					 struct vm_area_struct *src)
+{
+#ifdef COWSNAP_HAVE_ANON_VMA_PUBLIC
+	return ksym(anon_vma_clone)(dst, src);
+#else
+	return ksym(anon_vma_clone)(dst, src,
+				    list_is_singular(&src->anon_vma_chain) ?
+				    VMA_OP_MERGE_UNFAULTED : VMA_OP_REMAP);
 #endif
 }
 
@@ -157,7 +303,7 @@ static inline int cowsnap_insert_vma(struct mm_struct *mm,
 	if (cowsnap_fault())
 		return -ENOMEM;
 	err = ksym(insert_vm_struct)(mm, vma);
-#if COWSNAP_KERNEL(6, 1)
+#if !COWSNAP_SINCE(6, 2)
 	if (err)
 		percpu_counter_add(ksym_data(vm_committed_as), vma_pages(vma));
 #endif
@@ -167,7 +313,7 @@ static inline int cowsnap_insert_vma(struct mm_struct *mm,
 /* Keep page faults that take only the lock of the vma out of it. */
 static inline void cowsnap_vma_start_write(struct vm_area_struct *vma)
 {
-#if COWSNAP_KERNEL(6, 12)
+#ifdef COWSNAP_HAVE_VMA_LOCK
 	vma_start_write(vma);
 #endif
 }
@@ -181,7 +327,7 @@ static inline void cowsnap_notify_start(struct mmu_notifier_range *range,
 					struct mm_struct *mm,
 					unsigned long start, unsigned long end)
 {
-#if COWSNAP_KERNEL(6, 12)
+#if COWSNAP_SINCE(6, 3)
 	mmu_notifier_range_init(range, MMU_NOTIFY_PROTECTION_PAGE, 0, mm,
 				start, end);
 #else
@@ -199,10 +345,10 @@ static inline void cowsnap_notify_end(struct mmu_notifier_range *range)
 {
 	if (!mm_has_notifiers(range->mm))
 		return;
-#if COWSNAP_KERNEL(6, 12)
-	ksym(__mmu_notifier_invalidate_range_end)(range);
-#else
+#ifdef COWSNAP_HAVE_NOTIFY_END_ONLY
 	ksym(__mmu_notifier_invalidate_range_end)(range, /* only_end= */false);
+#else
+	ksym(__mmu_notifier_invalidate_range_end)(range);
 #endif
 }
 
@@ -212,9 +358,12 @@ static inline void cowsnap_notify_end(struct mmu_notifier_range *range)
  * lock held, write_protect_seq raised.
  */
 static inline int cowsnap_dup_rmap_pte(struct folio *folio, struct page *page,
+				       struct vm_area_struct *dst_vma,
 				       struct vm_area_struct *src_vma)
 {
-#if COWSNAP_KERNEL(6, 12)
+#if defined(COWSNAP_HAVE_DUP_RMAP_DST)
+	return folio_try_dup_anon_rmap_pte(folio, page, dst_vma, src_vma);
+#elif defined(COWSNAP_HAVE_FOLIO_DUP_RMAP)
 	return folio_try_dup_anon_rmap_pte(folio, page, src_vma);
 #else
 	return page_try_dup_anon_rmap(page, /* compound= */false, src_vma);
@@ -222,9 +371,12 @@ static inline int cowsnap_dup_rmap_pte(struct folio *folio, struct page *page,
 }
 
 static inline int cowsnap_dup_rmap_pmd(struct folio *folio, struct page *page,
+				       struct vm_area_struct *dst_vma,
 				       struct vm_area_struct *src_vma)
 {
-#if COWSNAP_KERNEL(6, 12)
+#if defined(COWSNAP_HAVE_DUP_RMAP_DST)
+	return folio_try_dup_anon_rmap_pmd(folio, page, dst_vma, src_vma);
+#elif defined(COWSNAP_HAVE_FOLIO_DUP_RMAP)
 	return folio_try_dup_anon_rmap_pmd(folio, page, src_vma);
 #else
 	return page_try_dup_anon_rmap(page, /* compound= */true, src_vma);
@@ -237,8 +389,11 @@ static inline void cowsnap_add_new_folio(struct folio *folio,
 					 unsigned long addr)
 {
 	__folio_mark_uptodate(folio);
-#if COWSNAP_KERNEL(6, 12)
+#if defined(COWSNAP_HAVE_NEW_ANON_RMAP_FLAGS)
 	ksym(folio_add_new_anon_rmap)(folio, vma, addr, RMAP_EXCLUSIVE);
+	ksym(folio_add_lru_vma)(folio, vma);
+#elif defined(COWSNAP_HAVE_NEW_ANON_RMAP)
+	ksym(folio_add_new_anon_rmap)(folio, vma, addr);
 	ksym(folio_add_lru_vma)(folio, vma);
 #else
 	ksym(page_add_new_anon_rmap)(&folio->page, vma, addr);
@@ -249,7 +404,7 @@ static inline void cowsnap_add_new_folio(struct folio *folio,
 /* pte_mkwrite() for private memory that is not a shadow stack. */
 static inline pte_t cowsnap_pte_mkwrite(pte_t pte)
 {
-#if COWSNAP_KERNEL(6, 12)
+#ifdef COWSNAP_HAVE_PTE_MKWRITE_NOVMA
 	pte = pte_mkwrite_novma(pte);
 #ifdef CONFIG_X86
 	pte = pte_clear_saveddirty(pte);
@@ -262,23 +417,114 @@ static inline pte_t cowsnap_pte_mkwrite(pte_t pte)
 
 /*
  * What of a pte marker belongs into a duplicate, which is registered with no
- * userfaultfd: poison does, uffd-wp does not. 6.1 has only uffd-wp markers.
+ * userfaultfd: poison and guard regions do, uffd-wp does not. 6.1 has no other.
  */
-static inline bool cowsnap_marker_is_poison(swp_entry_t entry)
+static inline pte_marker cowsnap_marker_to_keep(softleaf_t entry)
 {
-#if COWSNAP_KERNEL(6, 12)
-	return pte_marker_get(entry) & PTE_MARKER_POISONED;
+	pte_marker keep = 0;
+
+#ifdef PTE_MARKER_POISONED
+	keep |= PTE_MARKER_POISONED;
+#endif
+#ifdef PTE_MARKER_GUARD
+	keep |= PTE_MARKER_GUARD;
+#endif
+	return softleaf_to_marker(entry) & keep;
+}
+
+/*
+ * A userfaultfd of 7.3 can trap all access to a page: the bit that else means
+ * write protection, and no rights. The duplicate, which has no userfaultfd, gets
+ * the rights of its mapping. Not by pte_modify(), which is not for modules.
+ */
+static inline pte_t cowsnap_pte_untrap(pte_t pte, struct vm_area_struct *src_vma,
+				       struct vm_area_struct *dst_vma)
+{
+#ifdef COWSNAP_HAVE_UFFD_RWP
+	if (userfaultfd_pte_rwp(src_vma, pte)) {
+		pte_t open = mk_pte(pte_page(pte), dst_vma->vm_page_prot);
+
+		return pte_dirty(pte) ? pte_mkdirty(open) : open;
+	}
+#endif
+	return pte_clear_uffd(pte);
+}
+
+static inline bool cowsnap_pmd_is_trapped(pmd_t pmd, struct vm_area_struct *vma)
+{
+#ifdef COWSNAP_HAVE_UFFD_RWP
+	return userfaultfd_huge_pmd_rwp(vma, pmd);
 #else
 	return false;
 #endif
 }
 
-static inline pte_t cowsnap_poison_marker(void)
+/* A huge page, of whatever sort, or one on its way. */
+static inline bool cowsnap_pmd_is_huge(pmd_t pmd)
 {
-#if COWSNAP_KERNEL(6, 12)
-	return make_pte_marker(PTE_MARKER_POISONED);
+	return pmd_present(pmd) ? pmd_leaf(pmd) : !pmd_none(pmd);
+}
+
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+/*
+ * pte_free() of a table that was never in use. Inline, it reaches for functions
+ * that are not exported: all of newer kernels, with a lock outside of struct
+ * page (debug kernels) also older ones.
+ */
+static inline void cowsnap_pte_free(struct mm_struct *mm, pgtable_t pgtable)
+{
+#if defined(COWSNAP_HAVE_PTE_FREE_DEFER)
+	ksym(pte_free_defer)(mm, pgtable);
+#elif ALLOC_SPLIT_PTLOCKS
+	ksym(ptlock_free)(pgtable);
+	__ClearPageTable(pgtable);
+	dec_lruvec_page_state(pgtable, NR_PAGETABLE);
+	__free_page(pgtable);
 #else
-	return __pte(0);
+	pte_free(mm, pgtable);
+#endif
+}
+
+static inline void cowsnap_split_huge_pmd(struct vm_area_struct *vma, pmd_t *pmd,
+					  unsigned long addr)
+{
+#ifdef COWSNAP_HAVE_SPLIT_PMD_FOLIO
+	ksym(__split_huge_pmd)(vma, pmd, addr, /* freeze= */false, NULL);
+#else
+	ksym(__split_huge_pmd)(vma, pmd, addr, /* freeze= */false);
+#endif
+}
+#endif
+
+/* A base page for @vma at @addr, by its policy; charged to nobody yet. */
+static inline struct folio *cowsnap_alloc_folio(struct vm_area_struct *vma,
+						unsigned long addr)
+{
+#ifdef COWSNAP_HAVE_ALLOC_FOLIO_HUGEPAGE
+	return vma_alloc_folio(GFP_HIGHUSER_MOVABLE, 0, vma, addr,
+			       /* hugepage= */false);
+#else
+	return vma_alloc_folio(GFP_HIGHUSER_MOVABLE, 0, vma, addr);
+#endif
+}
+
+/* One more user of a swap entry that is in a page table whose lock is held. */
+static inline int cowsnap_swap_duplicate(swp_entry_t entry)
+{
+#ifdef COWSNAP_HAVE_SWAP_DUPLICATE
+	return ksym(swap_duplicate)(entry);
+#else
+	return ksym(swap_dup_entry_direct)(entry);
+#endif
+}
+
+/* After cowsnap_swap_duplicate() has failed: make room for the count. */
+static inline int cowsnap_swap_make_room(swp_entry_t entry)
+{
+#ifdef COWSNAP_HAVE_SWAP_DUPLICATE
+	return ksym_or(-ENOMEM, add_swap_count_continuation, entry, GFP_KERNEL);
+#else
+	return ksym_or(-ENOMEM, swap_retry_table_alloc, entry, GFP_KERNEL);
 #endif
 }
 

@@ -37,8 +37,6 @@
 	F(__pmd_alloc)				\
 	F(__pte_alloc)				\
 	F(pte_alloc_one)			\
-	F(swap_duplicate)			\
-	F(add_swap_count_continuation)		\
 	F(migration_entry_wait)			\
 	F(__mmu_notifier_invalidate_range_start)\
 	F(__mmu_notifier_invalidate_range_end)	\

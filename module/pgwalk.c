@@ -88,11 +88,6 @@ static pmd_t *alloc_pmd(struct mm_struct *mm, unsigned long addr)
 	return pmd_offset(pud, addr);
 }
 
-static bool pmd_is_huge(pmd_t pmd)
-{
-	return is_swap_pmd(pmd) || pmd_trans_huge(pmd) || pmd_devmap(pmd);
-}
-
 static void add_rss(struct cowsnap_walk *walk)
 {
 	struct mm_struct *mm = walk->op->mm;
@@ -120,9 +115,9 @@ static unsigned long ptes_locked(struct cowsnap_walk *walk,
 	span->src_pte = pte_offset_kernel(span->src_pmd, span->src);
 	span->dst_pte = pte_offset_kernel(span->dst_pmd, span->dst);
 	lock_both(src_ptl, dst_ptl);
-	arch_enter_lazy_mmu_mode();
+	lazy_mmu_mode_enable();
 	done = walk->ops->ptes(walk, span);
-	arch_leave_lazy_mmu_mode();
+	lazy_mmu_mode_disable();
 	/* Before the locks go: reclaim may take the new entries at once. */
 	add_rss(walk);
 	unlock_both(src_ptl, dst_ptl);
@@ -170,12 +165,12 @@ static int walk_span(struct cowsnap_walk *walk, struct cowsnap_span *span)
 	pmd_t pmd = READ_ONCE(*span->src_pmd);
 	int err;
 
-	if (!pmd_is_huge(pmd) && !pmd_bad(pmd) && span_is_empty(span))
+	if (!cowsnap_pmd_is_huge(pmd) && !pmd_bad(pmd) && span_is_empty(span))
 		return 0;
 	span->dst_pmd = alloc_pmd(walk->op->mm, span->dst);
 	if (!span->dst_pmd)
 		return -ENOMEM;
-	while (pmd_is_huge(READ_ONCE(*span->src_pmd))) {
+	while (cowsnap_pmd_is_huge(READ_ONCE(*span->src_pmd))) {
 		err = walk->ops->huge(walk, span);
 		add_rss(walk);
 		if (err != -EAGAIN)
@@ -192,7 +187,7 @@ static int walk_span(struct cowsnap_walk *walk, struct cowsnap_span *span)
 	 * source's entry since: it comes to the duplicate's later, or never.
 	 * There is no page table on that side, and nothing left to do.
 	 */
-	if (pmd_is_huge(READ_ONCE(*span->dst_pmd)))
+	if (cowsnap_pmd_is_huge(READ_ONCE(*span->dst_pmd)))
 		return 0;
 	return walk_ptes(walk, span);
 }

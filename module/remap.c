@@ -277,10 +277,10 @@ static bool within_rlimits(struct cowsnap_op *op)
 {
 	unsigned long nr = op->nr_pages - min(op->nr_pages, op->freed_pages);
 
-	if (nr && !ksym_or(false, may_expand_vm, op->mm, VM_NONE, nr))
+	if (nr && !cowsnap_may_expand_vm(op->mm, VM_NONE, nr))
 		return false;
 	nr = op->nr_data - min(op->nr_data, op->freed_pages);
-	return !nr || ksym_or(false, may_expand_vm, op->mm, VM_WRITE, nr);
+	return !nr || cowsnap_may_expand_vm(op->mm, VM_WRITE, nr);
 }
 
 /* Take commit charge for @nr pages; reserve_vma() hands it to the vmas. */
@@ -357,13 +357,13 @@ static struct vm_area_struct *new_vma(struct cowsnap_op *op,
 static int link_rmap(struct vm_area_struct *vma, struct vm_area_struct *src_vma,
 		     unsigned long start)
 {
-	vma->vm_pgoff = linear_page_index(src_vma, start);
+	cowsnap_copy_pgoff(vma, src_vma, start);
 	vma->anon_vma = src_vma->anon_vma;
 	if (cowsnap_fault()) {
 		vma->anon_vma = NULL;	/* as anon_vma_clone() leaves it */
 		return -ENOMEM;
 	}
-	return ksym(anon_vma_clone)(vma, src_vma);
+	return cowsnap_anon_vma_clone(vma, src_vma);
 }
 
 /*

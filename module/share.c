@@ -51,9 +51,9 @@ static bool share_swap(struct cowsnap_walk *walk, unsigned long addr,
 		       pte_t *src, pte_t *dst, pte_t pte)
 {
 	struct share *share = walk->private;
-	swp_entry_t entry = pte_to_swp_entry(pte);
+	swp_entry_t entry = softleaf_from_pte(pte);
 
-	if (ksym(swap_duplicate)(entry) < 0) {
+	if (cowsnap_swap_duplicate(entry) < 0) {
 		share->entry = entry;
 		share->block = BLOCK_SWAP_COUNT;
 		return false;
@@ -63,7 +63,7 @@ static bool share_swap(struct cowsnap_walk *walk, unsigned long addr,
 		set_pte_at(walk->op->mm, addr, src, pte);
 	}
 	set_pte_at(walk->op->mm, addr + walk->offset, dst,
-		   pte_swp_clear_uffd_wp(pte));
+		   pte_swp_clear_uffd(pte));
 	walk->rss_swap++;
 	walk->op->shared++;
 	return true;
@@ -82,26 +82,29 @@ static bool share_nonpresent(struct cowsnap_walk *walk, unsigned long addr,
 {
 	struct share *share = walk->private;
 	struct mm_struct *mm = walk->op->mm;
-	swp_entry_t entry = pte_to_swp_entry(pte);
+	softleaf_t entry = softleaf_from_pte(pte);
+	pte_marker marker;
 
-	if (!non_swap_entry(entry))
+	if (softleaf_is_swap(entry))
 		return share_swap(walk, addr, src, dst, pte);
-	if (is_migration_entry(entry)) {
+	if (softleaf_is_migration(entry)) {
 		share->block = BLOCK_MIGRATION;
 		return false;
 	}
-	if (is_device_private_entry(entry) || is_device_exclusive_entry(entry)) {
+	if (softleaf_is_device_private(entry) ||
+	    softleaf_is_device_exclusive(entry)) {
 		block_refused(walk, addr, COWSNAP_REASON_DEVICE);
 		return false;
 	}
-	if (is_pte_marker_entry(entry)) {
-		if (cowsnap_marker_is_poison(entry))
+	if (softleaf_is_marker(entry)) {
+		marker = cowsnap_marker_to_keep(entry);
+		if (marker)
 			set_pte_at(mm, addr + walk->offset, dst,
-				   cowsnap_poison_marker());
+				   make_pte_marker(marker));
 		return true;
 	}
 	/* A page lost to a memory error: SIGBUS on either side, as after fork. */
-	set_pte_at(mm, addr + walk->offset, dst, pte_swp_clear_uffd_wp(pte));
+	set_pte_at(mm, addr + walk->offset, dst, pte_swp_clear_uffd(pte));
 	return true;
 }
 
@@ -127,8 +130,8 @@ static bool share_special(struct cowsnap_walk *walk, unsigned long addr,
 		block_refused(walk, addr, COWSNAP_REASON_PFNMAP);
 		return false;
 	}
-	pte = pte_mkold(pte_mkclean(pte_clear_uffd_wp(pte)));
-	set_pte_at(walk->op->mm, addr + walk->offset, dst, pte_wrprotect(pte));
+	pte = pfn_pte(pte_pfn(pte), walk->dst_vma->vm_page_prot);
+	set_pte_at(walk->op->mm, addr + walk->offset, dst, pte_mkspecial(pte));
 	return true;
 }
 
@@ -182,15 +185,16 @@ static __always_inline bool share_present(struct cowsnap_walk *walk,
 	}
 	pte = protect_src(mm, addr, src, pte);
 	if (unlikely(folio_test_ksm(folio) || refs_exhausted(folio) ||
-		     cowsnap_dup_rmap_pte(folio, page, walk->src_vma))) {
+		     cowsnap_dup_rmap_pte(folio, page, walk->dst_vma,
+					  walk->src_vma))) {
 		share->left++;
 		return true;
 	}
 	folio_get(folio);
 	if (unlikely(!pte_dirty(pte)))
 		keep_content(folio);
-	set_pte_at(mm, addr + walk->offset, dst,
-		   pte_mkold(pte_clear_uffd_wp(pte)));
+	pte = cowsnap_pte_untrap(pte, walk->src_vma, walk->dst_vma);
+	set_pte_at(mm, addr + walk->offset, dst, pte_mkold(pte));
 	walk->rss_anon++;
 	return true;
 }
@@ -316,8 +320,7 @@ static int alloc_folio(struct cowsnap_walk *walk, unsigned long src,
 	drop_folio(share);
 	if (cowsnap_fault())
 		return -ENOMEM;
-	share->folio = vma_alloc_folio(GFP_HIGHUSER_MOVABLE, 0, walk->dst_vma,
-				       dst, /* hugepage= */false);
+	share->folio = cowsnap_alloc_folio(walk->dst_vma, dst);
 	if (!share->folio)
 		return -ENOMEM;
 	share->folio_addr = src;
@@ -343,8 +346,7 @@ static int share_blocked(struct cowsnap_walk *walk,
 					   span->src);
 		return 0;
 	case BLOCK_SWAP_COUNT:
-		return ksym_or(-ENOMEM, add_swap_count_continuation,
-			       share->entry, GFP_KERNEL);
+		return cowsnap_swap_make_room(share->entry);
 	case BLOCK_COPY:
 		return alloc_folio(walk, span->src, span->dst);
 	case BLOCK_POISON:
@@ -369,10 +371,13 @@ static int share_pmd(struct cowsnap_walk *walk, const struct cowsnap_span *span,
 	struct page *page = pmd_page(pmd);
 	struct folio *folio = page_folio(page);
 
+	if (cowsnap_pmd_is_trapped(pmd, walk->src_vma))
+		return -EBUSY;
 	/* In private anonymous memory the only other one is the huge zero page. */
 	if (folio_test_anon(folio)) {
 		if (refs_exhausted(folio) ||
-		    cowsnap_dup_rmap_pmd(folio, page, walk->src_vma))
+		    cowsnap_dup_rmap_pmd(folio, page, walk->dst_vma,
+					 walk->src_vma))
 			return -EBUSY;
 		folio_get(folio);
 		if (!pmd_dirty(pmd))
@@ -386,7 +391,7 @@ static int share_pmd(struct cowsnap_walk *walk, const struct cowsnap_span *span,
 	pmdp_set_wrprotect(mm, span->src, span->src_pmd);
 	pmd = pmd_wrprotect(*span->src_pmd);
 	set_pmd_at(mm, span->dst, span->dst_pmd,
-		   pmd_mkold(pmd_clear_uffd_wp(pmd)));
+		   pmd_mkold(pmd_clear_uffd(pmd)));
 	return 0;
 }
 
@@ -404,7 +409,7 @@ static int share_whole(struct cowsnap_walk *walk,
 		err = share_pmd(walk, span, pgtable);
 	cowsnap_unlock_pmds(mm, span);
 	if (err)
-		pte_free(mm, pgtable);
+		cowsnap_pte_free(mm, pgtable);
 	return err;
 }
 
@@ -412,7 +417,7 @@ static int share_huge(struct cowsnap_walk *walk, struct cowsnap_span *span)
 {
 	int err = -EBUSY;
 
-	if (is_swap_pmd(READ_ONCE(*span->src_pmd))) {
+	if (!pmd_present(READ_ONCE(*span->src_pmd))) {
 		ksym(pmd_migration_entry_wait)(walk->op->mm, span->src_pmd);
 		return -EAGAIN;
 	}
@@ -420,8 +425,7 @@ static int share_huge(struct cowsnap_walk *walk, struct cowsnap_span *span)
 		err = share_whole(walk, span);
 	if (err != -EBUSY)
 		return err;
-	ksym(__split_huge_pmd)(walk->src_vma, span->src_pmd, span->src,
-			       /* freeze= */false, NULL);
+	cowsnap_split_huge_pmd(walk->src_vma, span->src_pmd, span->src);
 	return -EAGAIN;
 }
 #else
