@@ -138,11 +138,54 @@ void flush_tlb_mm_range(struct mm_struct *mm, unsigned long start,
 #define COWSNAP_KSYM_FUNCS_ARCH(F)
 #endif
 
+/*
+ * Before 7.3 unmap_ref_private() takes the address of a page in one mapping for
+ * that in all others: see hugetlb.c.
+ */
+#if !COWSNAP_SINCE(7, 3)
+#define COWSNAP_UNMAP_REF_BY_ADDRESS
+#define COWSNAP_KSYM_FUNCS_HUGETLB_FILE(F)	\
+	F(hugetlb_file_setup)			\
+	F(vma_interval_tree_iter_first)		\
+	F(vma_interval_tree_iter_next)
+#else
+#define COWSNAP_KSYM_FUNCS_HUGETLB_FILE(F)
+#endif
+
+#if !defined(CONFIG_HUGETLB_PAGE)
+#define COWSNAP_KSYM_FUNCS_HUGETLB(F)
+#elif COWSNAP_SINCE(6, 8)
+#define COWSNAP_KSYM_FUNCS_HUGETLB(F)		\
+	F(huge_pte_alloc)			\
+	F(huge_pte_offset)			\
+	F(alloc_hugetlb_folio)			\
+	F(copy_user_large_folio)		\
+	F(hugetlb_add_new_anon_rmap)		\
+	COWSNAP_KSYM_FUNCS_HUGETLB_FILE(F)
+#elif COWSNAP_SINCE(6, 6)
+#define COWSNAP_KSYM_FUNCS_HUGETLB(F)		\
+	F(huge_pte_alloc)			\
+	F(huge_pte_offset)			\
+	F(alloc_hugetlb_folio)			\
+	F(copy_user_large_folio)		\
+	F(hugepage_add_new_anon_rmap)		\
+	COWSNAP_KSYM_FUNCS_HUGETLB_FILE(F)
+#else
+#define COWSNAP_KSYM_FUNCS_HUGETLB(F)		\
+	F(huge_pte_alloc)			\
+	F(huge_pte_offset)			\
+	F(alloc_huge_page)			\
+	F(copy_user_huge_page)			\
+	F(hugepage_add_new_anon_rmap)		\
+	COWSNAP_KSYM_FUNCS_HUGETLB_FILE(F)
+#endif
+
 #define COWSNAP_KSYM_FUNCS_COMPAT(F)		\
 	COWSNAP_KSYM_FUNCS_RMAP(F)		\
 	COWSNAP_KSYM_FUNCS_AREA(F)		\
 	COWSNAP_KSYM_FUNCS_SWAP(F)		\
 	COWSNAP_KSYM_FUNCS_PTE_FREE(F)		\
+	COWSNAP_KSYM_FUNCS_HUGETLB(F)		\
 	COWSNAP_KSYM_FUNCS_ARCH(F)
 
 #include "ksyms.h"
@@ -172,6 +215,8 @@ typedef swp_entry_t softleaf_t;
 #define pte_clear_uffd(pte)		pte_clear_uffd_wp(pte)
 #define pmd_clear_uffd(pmd)		pmd_clear_uffd_wp(pmd)
 #define pte_swp_clear_uffd(pte)		pte_swp_clear_uffd_wp(pte)
+#define huge_pte_clear_uffd(pte)	huge_pte_clear_uffd_wp(pte)
+#define huge_pte_uffd(pte)		huge_pte_uffd_wp(pte)
 #endif
 #ifndef COWSNAP_HAVE_LAZY_MMU_MODE_ENABLE
 #define lazy_mmu_mode_enable()		arch_enter_lazy_mmu_mode()
@@ -271,7 +316,9 @@ static inline void cowsnap_copy_pgoff(struct vm_area_struct *vma,
 #endif
 	vma->__vm_anon_pgoff_lo = (u32)pgoff;
 #endif
-	vma->vm_pgoff = linear_page_index(src_vma, start);
+	/* The file of a vma has it in a tree sorted by the offset: not any more. */
+	if (!vma->vm_file)
+		vma->vm_pgoff = linear_page_index(src_vma, start);
 }
 
 /*
@@ -527,5 +574,119 @@ static inline int cowsnap_swap_make_room(swp_entry_t entry)
 	return ksym_or(-ENOMEM, swap_retry_table_alloc, entry, GFP_KERNEL);
 #endif
 }
+
+#ifdef CONFIG_HUGETLB_PAGE
+/* The flags that a private hugetlb vma has in vm_private_data, as in hugetlb.c. */
+#define COWSNAP_HUGETLB_OWNER	1UL
+#define COWSNAP_HUGETLB_LOST	2UL
+
+/* Was it made by mmap() with a reservation in the pool? Then it still has it. */
+static inline bool cowsnap_hugetlb_is_owner(struct vm_area_struct *vma)
+{
+	return !(vma->vm_flags & VM_MAYSHARE) &&
+	       (unsigned long)vma->vm_private_data & COWSNAP_HUGETLB_OWNER;
+}
+
+/* vm_private_data without a reservation. */
+static inline void *cowsnap_hugetlb_lost_mark(struct vm_area_struct *vma)
+{
+	return (void *)((unsigned long)vma->vm_private_data &
+			COWSNAP_HUGETLB_LOST);
+}
+
+static inline pte_t cowsnap_huge_ptep_get(struct mm_struct *mm,
+					  unsigned long addr, pte_t *ptep)
+{
+#if COWSNAP_SINCE(6, 11)
+	return huge_ptep_get(mm, addr, ptep);
+#else
+	return huge_ptep_get(ptep);
+#endif
+}
+
+static inline void cowsnap_set_huge_pte(struct mm_struct *mm, unsigned long addr,
+					pte_t *ptep, pte_t pte,
+					unsigned long size)
+{
+#if COWSNAP_SINCE(6, 6)
+	set_huge_pte_at(mm, addr, ptep, pte, size);
+#else
+	set_huge_pte_at(mm, addr, ptep, pte);
+#endif
+}
+
+/* As cowsnap_pte_untrap(), for an entry that is write-protected. */
+static inline pte_t cowsnap_huge_pte_untrap(pte_t pte,
+					    struct vm_area_struct *src_vma,
+					    struct vm_area_struct *dst_vma)
+{
+#ifdef COWSNAP_HAVE_UFFD_RWP
+	if (userfaultfd_rwp(src_vma) && huge_pte_uffd(pte)) {
+		pte_t open = mk_pte(pte_page(pte), dst_vma->vm_page_prot);
+
+		open = huge_pte_wrprotect(pte_dirty(pte) ? pte_mkdirty(open) : open);
+		return arch_make_huge_pte(open, huge_page_shift(hstate_vma(dst_vma)),
+					  dst_vma->vm_flags);
+	}
+#endif
+	return huge_pte_clear_uffd(pte);
+}
+
+static inline int cowsnap_dup_rmap_hugetlb(struct folio *folio,
+					   struct vm_area_struct *src_vma)
+{
+#if COWSNAP_SINCE(6, 8)
+	return hugetlb_try_dup_anon_rmap(folio, src_vma);
+#else
+	return page_try_dup_anon_rmap(&folio->page, /* compound= */true, src_vma);
+#endif
+}
+
+/* A page of the pool for @vma, which has no reservation, or an error pointer. */
+static inline struct folio *cowsnap_alloc_hugetlb(struct vm_area_struct *vma,
+						  unsigned long addr)
+{
+#if COWSNAP_SINCE(6, 6)
+	return ksym(alloc_hugetlb_folio)(vma, addr, /* cow_from_owner= */false);
+#else
+	struct page *page = ksym(alloc_huge_page)(vma, addr,
+						  /* avoid_reserve= */0);
+
+	return IS_ERR(page) ? ERR_CAST(page) : page_folio(page);
+#endif
+}
+
+/* An error when the source cannot be read; 6.1 does not find out. */
+static inline int cowsnap_copy_hugetlb_folio(struct folio *to, struct folio *from,
+					     unsigned long addr,
+					     struct vm_area_struct *vma)
+{
+#if COWSNAP_SINCE(6, 6)
+	return ksym(copy_user_large_folio)(to, from, addr, vma);
+#else
+	ksym(copy_user_huge_page)(&to->page, &from->page, addr, vma,
+				  pages_per_huge_page(hstate_vma(vma)));
+	return 0;
+#endif
+}
+
+/* Make a page of the pool an exclusive anonymous one of @vma at @addr. */
+static inline void cowsnap_add_new_hugetlb(struct folio *folio,
+					   struct vm_area_struct *vma,
+					   unsigned long addr)
+{
+	__folio_mark_uptodate(folio);
+#if COWSNAP_SINCE(6, 8)
+	ksym(hugetlb_add_new_anon_rmap)(folio, vma, addr);
+	folio_set_hugetlb_migratable(folio);
+#elif COWSNAP_SINCE(6, 6)
+	ksym(hugepage_add_new_anon_rmap)(folio, vma, addr);
+	folio_set_hugetlb_migratable(folio);
+#else
+	ksym(hugepage_add_new_anon_rmap)(&folio->page, vma, addr);
+	SetHPageMigratable(&folio->page);
+#endif
+}
+#endif /* CONFIG_HUGETLB_PAGE */
 
 #endif /* COWSNAP_COMPAT_H */

@@ -9,6 +9,7 @@
 #include <linux/types.h>
 
 struct mm_struct;
+struct vm_area_struct;
 
 /*
  * One request on its way through the module. Ranges are half open and page
@@ -29,6 +30,7 @@ struct cowsnap_op {
 	unsigned long nr_pages;		/* mapped, holes left out */
 	unsigned long nr_data;		/* of them, those RLIMIT_DATA counts */
 	unsigned long nr_account;	/* of them, those the commit limit counts */
+	unsigned long align;		/* size of the largest hugetlb page, or a page */
 
 	/* What count_dst() found at the destination: FIXED frees it. */
 	unsigned int freed_vmas;
@@ -37,6 +39,9 @@ struct cowsnap_op {
 
 	/* What must be undone: commit charge that no vma owns yet. */
 	unsigned long charged;
+
+	/* Pages that the first pass over the page tables left to the second. */
+	unsigned long left;
 
 	/* What the duplicate looked like when the lock was dropped. */
 	u32 dst_hash;
@@ -68,6 +73,12 @@ static inline int cowsnap_refuse(struct cowsnap_op *op, unsigned long addr,
 /* remap.c */
 int cowsnap_remap(struct cowsnap_op *op);
 void cowsnap_remap_undo(struct cowsnap_op *op);
+
+/* vma.c */
+unsigned long cowsnap_dst_vm_flags(const struct cowsnap_op *op,
+				   struct vm_area_struct *vma);
+int cowsnap_reserve_vma(struct cowsnap_op *op, struct vm_area_struct *src_vma,
+			unsigned long start, unsigned long end);
 
 /* share.c */
 int cowsnap_share(struct cowsnap_op *op);

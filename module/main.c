@@ -15,9 +15,19 @@
 #include "compat.h"
 #include "cowsnap.h"
 
+#if !defined(CONFIG_HUGETLB_PAGE)
+#define COWSNAP_KINDS_HUGETLB	0
+#elif defined(COWSNAP_UNMAP_REF_BY_ADDRESS)	/* see hugetlb.c */
+#define COWSNAP_KINDS_HUGETLB	COWSNAP_KIND_HUGETLB
+#else
+#define COWSNAP_KINDS_HUGETLB	(COWSNAP_KIND_HUGETLB | \
+				 COWSNAP_KIND_HUGETLB_RESERVED)
+#endif
+
 #define COWSNAP_KINDS	(COWSNAP_KIND_ANON | \
 			 (IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE) ? \
-			  COWSNAP_KIND_THP : 0))
+			  COWSNAP_KIND_THP : 0) | \
+			 COWSNAP_KIND_FILE | COWSNAP_KINDS_HUGETLB)
 
 union request {
 	struct {

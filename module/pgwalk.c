@@ -6,7 +6,10 @@
  * nobody faults in them, no page table is freed and no range is collapsed into
  * a huge page. What still happens at any time, under the page-table locks, is
  * what reaches entries through the rmap: reclaim, migration and the split of a
- * huge page. Every entry is therefore read again under its lock.
+ * huge page, and in the mapping of a file its truncation. Every entry is
+ * therefore read again under its lock. (khugepaged frees page tables of file
+ * mappings without the mmap lock, but not of those that have an anon_vma:
+ * remap.c sees to that.)
  */
 #include "pgwalk.h"
 
@@ -15,7 +18,7 @@
  * goes first, the order that everybody follows who takes two of one mm without
  * the mmap lock held for writing (UFFDIO_MOVE).
  */
-static void lock_both(spinlock_t *a, spinlock_t *b)
+void cowsnap_lock_both(spinlock_t *a, spinlock_t *b)
 {
 	if (a > b)
 		swap(a, b);
@@ -24,7 +27,7 @@ static void lock_both(spinlock_t *a, spinlock_t *b)
 		spin_lock_nested(b, SINGLE_DEPTH_NESTING);
 }
 
-static void unlock_both(spinlock_t *a, spinlock_t *b)
+void cowsnap_unlock_both(spinlock_t *a, spinlock_t *b)
 {
 	spin_unlock(a);
 	if (a != b)
@@ -34,14 +37,14 @@ static void unlock_both(spinlock_t *a, spinlock_t *b)
 /* Both pmd entries may lie in one page: always so within 1 GiB on x86. */
 void cowsnap_lock_pmds(struct mm_struct *mm, const struct cowsnap_span *span)
 {
-	lock_both(pmd_lockptr(mm, span->src_pmd),
-		  pmd_lockptr(mm, span->dst_pmd));
+	cowsnap_lock_both(pmd_lockptr(mm, span->src_pmd),
+			  pmd_lockptr(mm, span->dst_pmd));
 }
 
 void cowsnap_unlock_pmds(struct mm_struct *mm, const struct cowsnap_span *span)
 {
-	unlock_both(pmd_lockptr(mm, span->src_pmd),
-		    pmd_lockptr(mm, span->dst_pmd));
+	cowsnap_unlock_both(pmd_lockptr(mm, span->src_pmd),
+			    pmd_lockptr(mm, span->dst_pmd));
 }
 
 /*
@@ -114,13 +117,13 @@ static unsigned long ptes_locked(struct cowsnap_walk *walk,
 
 	span->src_pte = pte_offset_kernel(span->src_pmd, span->src);
 	span->dst_pte = pte_offset_kernel(span->dst_pmd, span->dst);
-	lock_both(src_ptl, dst_ptl);
+	cowsnap_lock_both(src_ptl, dst_ptl);
 	lazy_mmu_mode_enable();
 	done = walk->ops->ptes(walk, span);
 	lazy_mmu_mode_disable();
 	/* Before the locks go: reclaim may take the new entries at once. */
 	add_rss(walk);
-	unlock_both(src_ptl, dst_ptl);
+	cowsnap_unlock_both(src_ptl, dst_ptl);
 	return done * PAGE_SIZE;
 }
 
@@ -145,18 +148,47 @@ static int walk_ptes(struct cowsnap_walk *walk, struct cowsnap_span *span)
 	}
 }
 
+/* A page of the file itself: the duplicate faults it in when it needs it. */
+static bool is_file_page(pte_t pte)
+{
+	return pte_present(pte) && !pte_special(pte) &&
+	       !folio_test_anon(page_folio(pte_page(pte)));
+}
+
+/*
+ * The same for the mapping of a file, most of which is the file's own pages.
+ * What is looked at of a page needs the lock: without it the page may be gone
+ * to swap already, and another one in its place.
+ */
+static bool file_span_is_empty(struct mm_struct *mm,
+			       const struct cowsnap_span *span)
+{
+	pte_t *pte = pte_offset_kernel(span->src_pmd, span->src);
+	pte_t *end = pte + span->len / PAGE_SIZE;
+	spinlock_t *ptl = pte_lockptr(mm, span->src_pmd);
+
+	spin_lock(ptl);
+	while (pte < end && (pte_none(ptep_get(pte)) ||
+			     is_file_page(ptep_get(pte))))
+		pte++;
+	spin_unlock(ptl);
+	return pte == end;
+}
+
 /*
  * Nothing to do, and nothing to allocate. No lock: entries appear by faults,
  * which are kept out, and a page table that was seen stays.
  */
-static bool span_is_empty(const struct cowsnap_span *span)
+static bool span_is_empty(struct cowsnap_walk *walk,
+			  const struct cowsnap_span *span)
 {
 	pte_t *pte = pte_offset_kernel(span->src_pmd, span->src);
 	pte_t *end = pte + span->len / PAGE_SIZE;
 
 	while (pte < end && pte_none(ptep_get(pte)))
 		pte++;
-	return pte == end;
+	return pte == end || (!vma_is_anonymous(walk->src_vma) &&
+			      file_span_is_empty(walk->op->mm, span));
 }
 
 /* One span: huge entries first, since a huge one may become a page table. */
@@ -165,7 +197,7 @@ static int walk_span(struct cowsnap_walk *walk, struct cowsnap_span *span)
 	pmd_t pmd = READ_ONCE(*span->src_pmd);
 	int err;
 
-	if (!cowsnap_pmd_is_huge(pmd) && !pmd_bad(pmd) && span_is_empty(span))
+	if (!cowsnap_pmd_is_huge(pmd) && !pmd_bad(pmd) && span_is_empty(walk, span))
 		return 0;
 	span->dst_pmd = alloc_pmd(walk->op->mm, span->dst);
 	if (!span->dst_pmd)
@@ -204,6 +236,27 @@ static int walk_failed(struct cowsnap_walk *walk, unsigned long addr, int err)
 	return cowsnap_refuse(op, addr, COWSNAP_REASON_NO_MEMORY, err);
 }
 
+/* The pages of a hugetlb vma, the size of which both ends are multiples of. */
+static int walk_hugetlb(struct cowsnap_walk *walk, unsigned long start,
+			unsigned long end)
+{
+	unsigned long size = huge_page_size(hstate_vma(walk->src_vma));
+	unsigned long addr;
+	int err;
+
+	for (addr = start; addr < end; addr += size) {
+		do {
+			if (fatal_signal_pending(current))
+				return walk_failed(walk, addr, -EINTR);
+			err = walk->ops->hugetlb(walk, addr);
+			cond_resched();
+		} while (err == -EAGAIN);
+		if (err)
+			return walk_failed(walk, addr, err);
+	}
+	return 0;
+}
+
 /**
  * cowsnap_walk - call @walk->ops for each piece of page table of a range
  * @walk: operations, the two vmas and how far they are apart
@@ -223,6 +276,8 @@ int cowsnap_walk(struct cowsnap_walk *walk, unsigned long start,
 	int err;
 
 	mmap_assert_write_locked(walk->op->mm);
+	if (is_vm_hugetlb_page(walk->src_vma))
+		return walk_hugetlb(walk, start, end);
 	for (addr = start; addr != end; addr = next) {
 		struct cowsnap_span span = { .src = addr, .dst = addr + offset };
 

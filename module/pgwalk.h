@@ -46,6 +46,11 @@ struct cowsnap_walk_ops {
 	 */
 	int (*blocked)(struct cowsnap_walk *walk,
 		       const struct cowsnap_span *span);
+	/*
+	 * One page of a hugetlb vma, at @addr of the source. No lock is held.
+	 * Returns as ->huge() does.
+	 */
+	int (*hugetlb)(struct cowsnap_walk *walk, unsigned long addr);
 };
 
 struct cowsnap_walk {
@@ -62,7 +67,18 @@ struct cowsnap_walk {
 
 int cowsnap_walk(struct cowsnap_walk *walk, unsigned long start,
 		 unsigned long end);
+void cowsnap_lock_both(spinlock_t *a, spinlock_t *b);
+void cowsnap_unlock_both(spinlock_t *a, spinlock_t *b);
 void cowsnap_lock_pmds(struct mm_struct *mm, const struct cowsnap_span *span);
 void cowsnap_unlock_pmds(struct mm_struct *mm, const struct cowsnap_span *span);
+
+/*
+ * Can no more mappings be added to this page? References are counted in an int,
+ * and nothing else limits how often a process may duplicate.
+ */
+static inline bool cowsnap_refs_exhausted(const struct folio *folio)
+{
+	return (unsigned int)folio_ref_count(folio) > INT_MAX / 2;
+}
 
 #endif /* COWSNAP_PGWALK_H */

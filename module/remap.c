@@ -7,7 +7,7 @@
  *	choose_dst	where the duplicate goes, nothing in the way
  *	check_limits	max_map_count, rlimits; take the commit charge
  *	replace_dst	FIXED: from here on what stood there is gone
- *	reserve_dst	one empty vma for each vma of the source
+ *	reserve_dst	one empty vma for each vma of the source (vma.c)
  *	cowsnap_share	fill their page tables (share.c)
  *
  * Everything under one hold of the mmap lock, for writing. All that fails after
@@ -17,6 +17,7 @@
 
 #include "compat.h"
 #include "cowsnap.h"
+#include "hugetlb.h"
 
 static unsigned long op_src_end(const struct cowsnap_op *op)
 {
@@ -31,6 +32,12 @@ static unsigned long op_dst_end(const struct cowsnap_op *op)
 static bool op_overlaps(const struct cowsnap_op *op, unsigned long dst)
 {
 	return dst < op_src_end(op) && op->src < dst + op->len;
+}
+
+/* Each hugetlb page of the source is at such an address in the duplicate, too. */
+static bool op_is_congruent(const struct cowsnap_op *op, unsigned long dst)
+{
+	return !op->align || IS_ALIGNED(dst - op->src, op->align);
 }
 
 static bool op_has_fixed_dst(const struct cowsnap_op *op)
@@ -87,6 +94,27 @@ static int check_args(struct cowsnap_op *op)
 	return 0;
 }
 
+/*
+ * Files of a file system are mapped privately as page cache and, where written,
+ * as anonymous memory; fork, mremap and every split open such a mapping once
+ * more. What a driver means by a mapping it knows alone.
+ */
+static enum cowsnap_reason file_refusal(struct vm_area_struct *vma)
+{
+	/* Private /dev/zero has a file, and is anonymous in all other respects. */
+	if (vma_is_anonymous(vma))
+		return COWSNAP_REASON_NONE;
+	if (vma_is_dax(vma))
+		return COWSNAP_REASON_PFNMAP;
+	if (!vma->vm_file || !S_ISREG(file_inode(vma->vm_file)->i_mode) ||
+	    vma->vm_flags & VM_DONTEXPAND)
+		return COWSNAP_REASON_SPECIAL;
+	/* What cares where it is, or where it is cut, is not plain page cache. */
+	if (vma->vm_ops->mremap || vma->vm_ops->may_split)
+		return COWSNAP_REASON_SPECIAL;
+	return COWSNAP_REASON_NONE;
+}
+
 /* Why this mapping cannot be duplicated, or COWSNAP_REASON_NONE. */
 static enum cowsnap_reason vma_refusal(struct vm_area_struct *vma)
 {
@@ -97,30 +125,12 @@ static enum cowsnap_reason vma_refusal(struct vm_area_struct *vma)
 	if (vma->vm_flags & (VM_PFNMAP | VM_IO | VM_MIXEDMAP))
 		return COWSNAP_REASON_PFNMAP;
 	if (is_vm_hugetlb_page(vma))
-		return COWSNAP_REASON_HUGETLB;
+		return cowsnap_hugetlb_refusal(vma);
 	if (vma->vm_flags & VM_WIPEONFORK)
 		return COWSNAP_REASON_WIPEONFORK;
 	if (vma->vm_flags & VM_SHADOW_STACK)
 		return COWSNAP_REASON_SHADOW_STACK;
-	/* Private /dev/zero looks anonymous, but has its file. */
-	if (vma->vm_file || !vma_is_anonymous(vma))
-		return COWSNAP_REASON_FILE;
-	return COWSNAP_REASON_NONE;
-}
-
-/* What carries over to the duplicate of @vma. */
-static unsigned long dst_vm_flags(const struct cowsnap_op *op,
-				  struct vm_area_struct *vma)
-{
-	unsigned long flags = vma->vm_flags;
-
-	/* A seal on the duplicate could never be taken off again. */
-	flags &= ~(VM_LOCKED_MASK | __VM_UFFD_FLAGS | VM_SEALED | VM_GROWSDOWN |
-		   VM_GROWSUP);
-	if (op->flags & COWSNAP_REMAP_READONLY)
-		flags &= ~VM_WRITE;
-	/* As mmap: all of a new mapping is news to a soft-dirty tracker. */
-	return flags | VM_SOFTDIRTY;
+	return file_refusal(vma);
 }
 
 /* What RLIMIT_DATA counts: is_data_mapping() of the kernel. */
@@ -132,7 +142,7 @@ static bool is_data(unsigned long vm_flags)
 static void count_vma(struct cowsnap_op *op, struct vm_area_struct *vma,
 		      unsigned long nr)
 {
-	unsigned long flags = dst_vm_flags(op, vma);
+	unsigned long flags = cowsnap_dst_vm_flags(op, vma);
 
 	op->nr_vmas++;
 	op->nr_pages += nr;
@@ -142,12 +152,30 @@ static void count_vma(struct cowsnap_op *op, struct vm_area_struct *vma,
 		op->nr_account += nr;
 }
 
+/* A huge page of hugetlb is duplicated as a whole. */
+static int check_huge_ends(struct cowsnap_op *op, struct vm_area_struct *vma,
+			   unsigned long start, unsigned long end)
+{
+	unsigned long size;
+
+	if (!is_vm_hugetlb_page(vma))
+		return 0;
+	size = huge_page_size(hstate_vma(vma));
+	op->align = max(op->align, size);
+	if (!IS_ALIGNED(start, size))
+		return cowsnap_refuse(op, start, COWSNAP_REASON_ALIGN, -EINVAL);
+	if (!IS_ALIGNED(end, size))
+		return cowsnap_refuse(op, end, COWSNAP_REASON_ALIGN, -EINVAL);
+	return 0;
+}
+
 static int check_src(struct cowsnap_op *op)
 {
 	unsigned long addr = op->src, end = op_src_end(op);
 	bool holes = op->flags & COWSNAP_REMAP_HOLES;
 	enum cowsnap_reason reason;
 	struct vm_area_struct *vma;
+	int err;
 
 	while (addr < end) {
 		vma = find_vma(op->mm, addr);
@@ -160,6 +188,9 @@ static int check_src(struct cowsnap_op *op)
 		reason = vma_refusal(vma);
 		if (reason)
 			return cowsnap_refuse(op, addr, reason, -EOPNOTSUPP);
+		err = check_huge_ends(op, vma, addr, min(end, vma->vm_end));
+		if (err)
+			return err;
 		count_vma(op, vma, (min(end, vma->vm_end) - addr) >> PAGE_SHIFT);
 		addr = vma->vm_end;
 	}
@@ -184,6 +215,8 @@ static int check_fixed_dst(struct cowsnap_op *op)
 	struct vm_area_struct *vma;
 	unsigned long addr;
 
+	if (!op_is_congruent(op, op->dst))
+		return cowsnap_refuse(op, op->dst, COWSNAP_REASON_ALIGN, -EINVAL);
 	addr = cowsnap_get_unmapped_area(op->dst, op->len, MAP_FIXED);
 	if (addr == (unsigned long)-EPERM)
 		return cowsnap_refuse(op, op->dst, COWSNAP_REASON_MIN_ADDR,
@@ -200,34 +233,37 @@ static int check_fixed_dst(struct cowsnap_op *op)
 	return 0;
 }
 
-static unsigned long congruent(unsigned long addr, unsigned long src)
+/* The next address from @addr on that is @src modulo @align. */
+static unsigned long congruent(unsigned long addr, unsigned long src,
+			       unsigned long align)
 {
-	return addr + ((src - addr) & ~PMD_MASK);
+	return addr + ((src - addr) & (align - 1));
 }
 
 /*
  * A free range of our own choice, congruent to the source modulo the size of a
- * huge page. With HOLES what is free may reach into the source: of a window of
+ * huge page, the largest in it. With HOLES what is free may reach into the source: of a window of
  * three times the length at most one end can.
  */
 static int find_room(struct cowsnap_op *op)
 {
-	unsigned long room = op->len + PMD_SIZE, addr;
+	unsigned long align = max(op->align, PMD_SIZE);
+	unsigned long room = op->len + align, addr;
 
 	addr = cowsnap_get_unmapped_area(0, room, 0);
 	if (IS_ERR_VALUE(addr))
 		return -ENOMEM;
-	op->dst = congruent(addr, op->src);
+	op->dst = congruent(addr, op->src, align);
 	if (!op_overlaps(op, op->dst))
 		return 0;
-	if (op->len > (TASK_SIZE - PMD_SIZE) / 3)
+	if (op->len > (TASK_SIZE - align) / 3)
 		return -ENOMEM;
 	addr = cowsnap_get_unmapped_area(0, room + 2 * op->len, 0);
 	if (IS_ERR_VALUE(addr))
 		return -ENOMEM;
-	op->dst = congruent(addr, op->src);
+	op->dst = congruent(addr, op->src, align);
 	if (op_overlaps(op, op->dst))
-		op->dst = congruent(addr + 2 * op->len, op->src);
+		op->dst = congruent(addr + 2 * op->len, op->src, align);
 	return 0;
 }
 
@@ -238,6 +274,7 @@ static int choose_dst(struct cowsnap_op *op)
 	if (op_has_fixed_dst(op))
 		return check_fixed_dst(op);
 	if (hint && range_fits(hint, op->len) && !op_overlaps(op, hint) &&
+	    op_is_congruent(op, hint) &&
 	    cowsnap_get_unmapped_area(hint, op->len, 0) == hint)
 		return 0;
 	if (cowsnap_fault() || find_room(op))
@@ -321,84 +358,6 @@ static int replace_dst(struct cowsnap_op *op, struct list_head *uf)
 	return cowsnap_refuse(op, op->dst, COWSNAP_REASON_NO_MEMORY, err);
 }
 
-/*
- * A copy of @src_vma that is in no tree yet, for [start, end) of it. Its pages
- * and their rmap come later: insert_vm_struct() wants a vma without anon_vma.
- */
-static struct vm_area_struct *new_vma(struct cowsnap_op *op,
-				      struct vm_area_struct *src_vma,
-				      unsigned long start, unsigned long end)
-{
-	unsigned long flags = dst_vm_flags(op, src_vma);
-	struct vm_area_struct *vma;
-
-	vma = ksym_or(NULL, vm_area_dup, src_vma);
-	if (!vma)
-		return NULL;
-	vma->anon_vma = NULL;
-	vma->vm_start = start - op->src + op->dst;
-	vma->vm_end = end - op->src + op->dst;
-	vma->vm_userfaultfd_ctx = NULL_VM_UFFD_CTX;
-	/* Its commit charge is ours already, see check_limits(). */
-	cowsnap_set_vm_flags(vma, flags & ~VM_ACCOUNT);
-	vma->vm_page_prot = vm_get_page_prot(flags);
-	if (ksym_or(-ENOMEM, vma_dup_policy, src_vma, vma)) {
-		ksym(vm_area_free)(vma);
-		return NULL;
-	}
-	return vma;
-}
-
-/*
- * Link an inserted vma to where the source's pages have their rmap. The page
- * offset of the source makes linear_page_index() equal on both sides: with
- * another one reclaim and migration would not find the duplicate's entries.
- */
-static int link_rmap(struct vm_area_struct *vma, struct vm_area_struct *src_vma,
-		     unsigned long start)
-{
-	cowsnap_copy_pgoff(vma, src_vma, start);
-	vma->anon_vma = src_vma->anon_vma;
-	if (cowsnap_fault()) {
-		vma->anon_vma = NULL;	/* as anon_vma_clone() leaves it */
-		return -ENOMEM;
-	}
-	return cowsnap_anon_vma_clone(vma, src_vma);
-}
-
-/*
- * Reserve the duplicate of [start, end) of @src_vma. Untouched memory gets its
- * anon_vma now, so that both sides have the same one and can share later.
- */
-static int reserve_vma(struct cowsnap_op *op, struct vm_area_struct *src_vma,
-		       unsigned long start, unsigned long end)
-{
-	struct vm_area_struct *vma;
-	unsigned long nr;
-
-	cowsnap_vma_start_write(src_vma);
-	if (!src_vma->anon_vma &&
-	    ksym_or(-ENOMEM, __anon_vma_prepare, src_vma))
-		return -ENOMEM;
-	vma = new_vma(op, src_vma, start, end);
-	if (!vma)
-		return -ENOMEM;
-	if (cowsnap_insert_vma(op->mm, vma)) {
-		if (vma->vm_policy)
-			ksym(__mpol_put)(vma->vm_policy);
-		ksym(vm_area_free)(vma);
-		return -ENOMEM;
-	}
-	/* From here on it is undone by unmapping it. */
-	nr = vma_pages(vma);
-	if (src_vma->vm_flags & VM_ACCOUNT) {
-		cowsnap_set_vm_flags(vma, vma->vm_flags | VM_ACCOUNT);
-		op->charged -= nr;
-	}
-	ksym(vm_stat_account)(op->mm, vma->vm_flags, nr);
-	return link_rmap(vma, src_vma, start);
-}
-
 static int reserve_dst(struct cowsnap_op *op)
 {
 	unsigned long addr = op->src, end = op_src_end(op), next;
@@ -413,7 +372,7 @@ static int reserve_dst(struct cowsnap_op *op)
 		if (fatal_signal_pending(current))
 			return cowsnap_refuse(op, addr, COWSNAP_REASON_SIGNAL,
 					      -EINTR);
-		if (reserve_vma(op, vma, addr, next))
+		if (cowsnap_reserve_vma(op, vma, addr, next))
 			return cowsnap_refuse(op, addr,
 					      COWSNAP_REASON_NO_MEMORY, -ENOMEM);
 	}

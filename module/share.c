@@ -14,6 +14,7 @@
  * Order: notifiers of secondary MMUs first, then write_protect_seq (so that
  * GUP-fast pins no page that is about to be shared), entries, flush, copies.
  */
+#include "hugetlb.h"
 #include "pgwalk.h"
 
 /* What a pass meets and cannot do under the page-table locks. */
@@ -29,7 +30,6 @@ enum block {
 struct share {
 	enum block block;
 	swp_entry_t entry;	/* of BLOCK_SWAP_COUNT */
-	unsigned long left;	/* pages left to the second pass */
 	struct folio *folio;	/* to copy into, and only for this source address */
 	unsigned long folio_addr;
 };
@@ -148,15 +148,6 @@ static void keep_content(struct folio *folio)
 }
 
 /*
- * Can no more mappings be added to this page? References are counted in an int,
- * and nothing else limits how often a process may duplicate.
- */
-static bool refs_exhausted(const struct folio *folio)
-{
-	return (unsigned int)folio_ref_count(folio) > INT_MAX / 2;
-}
-
-/*
  * Share a page, or leave it to the second pass. These are left:
  *
  * - KSM pages. rmap_walk_ksm() looks for a page at one address in each mm: the
@@ -171,7 +162,6 @@ static __always_inline bool share_present(struct cowsnap_walk *walk,
 					  pte_t *dst, pte_t pte)
 {
 	struct mm_struct *mm = walk->op->mm;
-	struct share *share = walk->private;
 	struct page *page;
 	struct folio *folio;
 
@@ -180,14 +170,17 @@ static __always_inline bool share_present(struct cowsnap_walk *walk,
 	page = pte_page(pte);
 	folio = page_folio(page);
 	if (unlikely(!folio_test_anon(folio))) {
+		/* The file has it, for the duplicate as for anybody. */
+		if (!vma_is_anonymous(walk->src_vma))
+			return true;
 		block_refused(walk, addr, COWSNAP_REASON_SPECIAL);
 		return false;
 	}
 	pte = protect_src(mm, addr, src, pte);
-	if (unlikely(folio_test_ksm(folio) || refs_exhausted(folio) ||
+	if (unlikely(folio_test_ksm(folio) || cowsnap_refs_exhausted(folio) ||
 		     cowsnap_dup_rmap_pte(folio, page, walk->dst_vma,
 					  walk->src_vma))) {
-		share->left++;
+		walk->op->left++;
 		return true;
 	}
 	folio_get(folio);
@@ -296,6 +289,8 @@ static unsigned int copy_ptes(struct cowsnap_walk *walk,
 			done = share_nonpresent(walk, addr, src, dst, pte);
 		else if (pte_special(pte))	/* a split left the zero page */
 			done = share_special(walk, addr, dst, pte);
+		else if (!folio_test_anon(page_folio(pte_page(pte))))
+			continue;	/* left to the file */
 		else
 			done = copy_present(walk, addr, src, dst);
 		if (!done)
@@ -375,7 +370,7 @@ static int share_pmd(struct cowsnap_walk *walk, const struct cowsnap_span *span,
 		return -EBUSY;
 	/* In private anonymous memory the only other one is the huge zero page. */
 	if (folio_test_anon(folio)) {
-		if (refs_exhausted(folio) ||
+		if (cowsnap_refs_exhausted(folio) ||
 		    cowsnap_dup_rmap_pmd(folio, page, walk->dst_vma,
 					 walk->src_vma))
 			return -EBUSY;
@@ -417,6 +412,9 @@ static int share_huge(struct cowsnap_walk *walk, struct cowsnap_span *span)
 {
 	int err = -EBUSY;
 
+	/* There a huge page is the file's own, or on its way as such. */
+	if (!vma_is_anonymous(walk->src_vma))
+		return 0;
 	if (!pmd_present(READ_ONCE(*span->src_pmd))) {
 		ksym(pmd_migration_entry_wait)(walk->op->mm, span->src_pmd);
 		return -EAGAIN;
@@ -446,12 +444,14 @@ static const struct cowsnap_walk_ops share_ops = {
 	.huge = share_huge,
 	.ptes = share_ptes,
 	.blocked = share_blocked,
+	.hugetlb = cowsnap_share_hugetlb,
 };
 
 static const struct cowsnap_walk_ops copy_ops = {
 	.huge = copy_huge,
 	.ptes = copy_ptes,
 	.blocked = share_blocked,
+	.hugetlb = cowsnap_copy_hugetlb,
 };
 
 /* One pass over all vmas of the source and their duplicates. */
@@ -507,7 +507,7 @@ int cowsnap_share(struct cowsnap_op *op)
 	 * the swap entry now shared stands for. Also after a failure.
 	 */
 	cowsnap_flush_tlb(mm, op->src, op->src + op->len);
-	if (!err && share.left)
+	if (!err && op->left)
 		err = share_pass(op, &share, &copy_ops);
 	raw_write_seqcount_end(&mm->write_protect_seq);
 	cowsnap_notify_end(&range);

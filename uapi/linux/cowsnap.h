@@ -59,6 +59,8 @@
 #define COWSNAP_KIND_THP	(1u << 1)	/* transparent huge pages in it */
 #define COWSNAP_KIND_FILE	(1u << 2)	/* private file mappings */
 #define COWSNAP_KIND_HUGETLB	(1u << 3)	/* private hugetlb */
+/* Hugetlb pages are shared also where their mapping has a reservation. */
+#define COWSNAP_KIND_HUGETLB_RESERVED (1u << 4)
 
 /*
  * Why a call was refused. New reasons are appended; a program that meets one
@@ -102,6 +104,7 @@ enum cowsnap_reason {
 	COWSNAP_REASON_NO_MEMORY,	/* ENOMEM: memory or the memory cgroup is full */
 	COWSNAP_REASON_SIGNAL,		/* EINTR: the caller is being killed */
 	COWSNAP_REASON_RESULT,		/* EFAULT: the result cannot be stored */
+	COWSNAP_REASON_HUGETLB_POOL,	/* ENOMEM: no free page in the hugetlb pool */
 };
 
 /**

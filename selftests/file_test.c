@@ -1,0 +1,777 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Private mappings of files: pages that were written are shared copy-on-write,
+ * the others stay the file's. What the duplicate holds of the file, what it
+ * shows in /proc, and that the kernel finds its pages: by the file's tree for
+ * truncation, by the reverse map for reclaim and migration.
+ */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+
+#include "kernel.h"
+#include "uring.h"
+#include <kselftest_harness.h>
+
+#define NR	32UL
+#define LEN	(NR * MEM_PAGE)
+#define OFFSET	(3 * MEM_PAGE)	/* in the file: an offset of 0 hides errors */
+#define FILE_SEED	7
+#define PAGE(p, i)	((p) + (i) * MEM_PAGE)
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ	22
+#endif
+
+/* The third and the fourth page of four are written. */
+#define WRITTEN		(NR / 2)
+
+static bool is_written(size_t i)
+{
+	return i & 2;
+}
+
+/* Files */
+
+static const char *mounted;	/* a file system of our own, or NULL */
+static char mount_dir[64];
+
+static bool run(const char *command)
+{
+	int status = system(command);
+
+	return status >= 0 && WIFEXITED(status) && !WEXITSTATUS(status);
+}
+
+/* ext4 on a file of 8 MiB, gone when it is unmounted. */
+static bool mount_ext4(void)
+{
+	char command[512];
+
+	snprintf(mount_dir, sizeof(mount_dir), "/tmp/file_test-%d", getpid());
+	snprintf(command, sizeof(command),
+		 "exec >/dev/null 2>&1; d=%s; mkdir $d && cd $d || exit; "
+		 "modprobe -a loop ext4; dd if=/dev/zero of=image bs=1M count=8 && "
+		 "mke2fs -F image && mkdir fs && mount -t ext4 -o loop image fs",
+		 mount_dir);
+	if (!run(command))
+		return false;
+	mounted = mount_dir;
+	return true;
+}
+
+/* Nobody must use it any more. The loop device goes by itself. */
+static bool unmount(void)
+{
+	char path[80];
+
+	snprintf(path, sizeof(path), "%s/fs", mount_dir);
+	if (umount(path))
+		return false;
+	mounted = NULL;
+	return true;
+}
+
+static void remove_mount(void)
+{
+	char command[128];
+
+	if (!mount_dir[0])
+		return;
+	if (mounted) {
+		snprintf(command, sizeof(command), "umount -l %s/fs", mount_dir);
+		run(command);
+	}
+	snprintf(command, sizeof(command), "rm -rf %s", mount_dir);
+	run(command);
+	mount_dir[0] = 0;
+	mounted = NULL;
+}
+
+static int open_memfd(void)
+{
+	return memfd_create("cowsnap", MFD_CLOEXEC);
+}
+
+static int open_ext4(void)
+{
+	char path[80];
+
+	if (!mount_ext4())
+		return -1;
+	snprintf(path, sizeof(path), "%s/fs/file", mount_dir);
+	return open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+}
+
+/* In the middle of inaccessible pages, and merged with nothing. */
+static char *map_file(int file, size_t len, int prot, off_t offset)
+{
+	char *p = mem_map_alone(len);
+
+	if (!p || mmap(p, len, prot, MAP_PRIVATE | MAP_FIXED, file,
+		       offset) != p)
+		return NULL;
+	return p;
+}
+
+/* What maps has of the mapping of @addr behind its addresses and rights. */
+static bool maps_line(const void *addr, char *rest, size_t size)
+{
+	unsigned long start, end;
+	FILE *f = fopen("/proc/self/maps", "re");
+	char line[512];
+	bool found = false;
+	int at;
+
+	while (f && !found && fgets(line, sizeof(line), f))
+		if (sscanf(line, "%lx-%lx %*s %n", &start, &end, &at) == 2 &&
+		    start <= (uintptr_t)addr && (uintptr_t)addr < end) {
+			snprintf(rest, size, "%s", line + at);
+			found = true;
+		}
+	if (f)
+		fclose(f);
+	return found;
+}
+
+/* Does reading this byte give SIGBUS? */
+static sigjmp_buf bus;
+
+static void on_bus(int sig)
+{
+	siglongjmp(bus, sig);
+}
+
+static bool is_bus(const char *p)
+{
+	struct sigaction act = { .sa_handler = on_bus }, old;
+	bool hit = true;
+
+	sigaction(SIGBUS, &act, &old);
+	if (!sigsetjmp(bus, 1)) {
+		(void)*(const volatile char *)p;
+		hit = false;
+	}
+	sigaction(SIGBUS, &old, NULL);
+	return hit;
+}
+
+FIXTURE(file)
+{
+	int fd;
+	int file;
+	char *src;
+	char *dst;
+	struct cowsnap_remap r;
+	struct cgroup cg;
+};
+
+FIXTURE_VARIANT(file)
+{
+	int (*open)(void);
+};
+
+FIXTURE_VARIANT_ADD(file, tmpfs) { .open = open_memfd };
+FIXTURE_VARIANT_ADD(file, ext4) { .open = open_ext4 };
+
+static bool fill_file(int file)
+{
+	char *p;
+
+	if (ftruncate(file, OFFSET + LEN))
+		return false;
+	p = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_SHARED, file, OFFSET);
+	if (p == MAP_FAILED)
+		return false;
+	mem_fill(p, LEN, FILE_SEED);
+	return !munmap(p, LEN);
+}
+
+static unsigned int page_seed(size_t i, unsigned int seed)
+{
+	return seed * 1000 + i;
+}
+
+/* The written pages differ from the file's. */
+static void write_pages(char *p, unsigned int seed)
+{
+	size_t i;
+
+	for (i = 0; i < NR; i++)
+		if (is_written(i))
+			mem_fill(PAGE(p, i), MEM_PAGE, page_seed(i, seed));
+}
+
+static bool check_page(char *p, size_t i, unsigned int seed)
+{
+	static char expected[LEN] __attribute__((aligned(4096)));
+
+	if (is_written(i))
+		return mem_check(PAGE(p, i), MEM_PAGE, page_seed(i, seed));
+	mem_fill(expected, LEN, FILE_SEED);
+	return !memcmp(PAGE(p, i), PAGE(expected, i), MEM_PAGE);
+}
+
+static bool check_pages(char *p, unsigned int seed)
+{
+	size_t i;
+
+	for (i = 0; i < NR; i++)
+		if (!check_page(p, i, seed))
+			return false;
+	return true;
+}
+
+FIXTURE_SETUP(file)
+{
+	self->cg.dir[0] = 0;
+	self->fd = mem_open();
+	ASSERT_GE(self->fd, 0);
+	self->file = variant->open();
+	if (self->file < 0)
+		SKIP(return, "no such file system here");
+	ASSERT_TRUE(fill_file(self->file));
+	self->src = map_file(self->file, LEN, PROT_READ | PROT_WRITE, OFFSET);
+	ASSERT_NE(NULL, self->src);
+	/* All pages are mapped, so that clean ones have to be left out. */
+	ASSERT_EQ(0, madvise(self->src, LEN, MADV_POPULATE_READ));
+	write_pages(self->src, 1);
+	ASSERT_EQ(0, mem_remap(self->fd, self->src, LEN, NULL, 0, &self->r));
+	self->dst = (char *)(uintptr_t)self->r.dst;
+}
+
+FIXTURE_TEARDOWN(file)
+{
+	cgroup_leave(&self->cg);
+	remove_mount();
+	close(self->fd);
+}
+
+TEST_F(file, written_pages_are_shared_and_clean_ones_left_to_the_file)
+{
+	size_t i;
+
+	EXPECT_EQ(WRITTEN, self->r.shared);
+	EXPECT_EQ(0, self->r.copied);
+	for (i = 0; i < NR; i++) {
+		if (is_written(i)) {
+			EXPECT_EQ(mem_pfn(PAGE(self->src, i)),
+				  mem_pfn(PAGE(self->dst, i)));
+		} else {
+			EXPECT_TRUE(mem_untouched(PAGE(self->dst, i)));
+		}
+	}
+	EXPECT_TRUE(check_pages(self->dst, 1));
+	/* The file's own pages, in both. */
+	EXPECT_EQ(NR, mem_shared_pages(self->src, self->dst, LEN));
+}
+
+TEST_F(file, write_to_either_side_leaves_the_other_and_the_file)
+{
+	char *shared = mmap(NULL, LEN, PROT_READ, MAP_SHARED, self->file,
+			    OFFSET);
+
+	ASSERT_NE(MAP_FAILED, shared);
+	mem_fill(self->src, LEN, 2);
+	EXPECT_TRUE(check_pages(self->dst, 1));
+	EXPECT_TRUE(mem_check(shared, LEN, FILE_SEED));
+	mem_fill(self->dst, LEN, 3);
+	EXPECT_TRUE(mem_check(self->src, LEN, 2));
+	EXPECT_EQ(0, msync(self->dst, LEN, MS_SYNC));
+	EXPECT_EQ(0, msync(self->src, LEN, MS_SYNC));
+	EXPECT_TRUE(mem_check(shared, LEN, FILE_SEED));
+}
+
+TEST_F(file, either_side_outlives_the_other)
+{
+	char *third = mem_dup(self->fd, self->dst, LEN);
+
+	ASSERT_NE(NULL, third);
+	close(self->file);
+	ASSERT_EQ(0, munmap(self->src, LEN));
+	EXPECT_TRUE(check_pages(self->dst, 1));
+	write_pages(third, 2);
+	ASSERT_EQ(0, munmap(self->dst, LEN));
+	EXPECT_TRUE(check_pages(third, 2));
+}
+
+/* Page for page what maps says of the source it says of the duplicate. */
+TEST_F(file, maps_shows_the_file_and_the_offset)
+{
+	char src[256], dst[256], part[256];
+	unsigned long offset;
+	char *p;
+
+	ASSERT_TRUE(maps_line(self->src, src, sizeof(src)));
+	ASSERT_TRUE(maps_line(self->dst, dst, sizeof(dst)));
+	EXPECT_STREQ(src, dst);
+	EXPECT_EQ(OFFSET, strtoul(dst, NULL, 16));
+
+	p = mem_dup(self->fd, PAGE(self->src, 5), LEN - 9 * MEM_PAGE);
+	ASSERT_NE(NULL, p);
+	ASSERT_TRUE(maps_line(p, part, sizeof(part)));
+	offset = strtoul(part, NULL, 16);
+	EXPECT_EQ(OFFSET + 5 * MEM_PAGE, offset);
+	/* And behind the offset: device, inode, name. */
+	EXPECT_STREQ(strchr(src, ' '), strchr(part, ' '));
+}
+
+/* As mmap(2) has it: what was written is private, the rest is the file's. */
+TEST_F(file, a_write_to_the_file_shows_in_clean_pages)
+{
+	char *shared = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_SHARED,
+			    self->file, OFFSET);
+	size_t i;
+
+	ASSERT_NE(MAP_FAILED, shared);
+	/* Half of the clean pages are mapped in the duplicate before. */
+	for (i = 0; i < NR; i += 8)
+		EXPECT_TRUE(check_page(self->dst, i, 1));
+	mem_fill(shared, LEN, 9);
+	for (i = 0; i < NR; i++) {
+		if (is_written(i)) {
+			EXPECT_TRUE(check_page(self->dst, i, 1));
+		} else {
+			EXPECT_EQ(0, memcmp(PAGE(self->dst, i), PAGE(shared, i),
+					    MEM_PAGE));
+		}
+	}
+}
+
+/* The file finds its vmas by their offset: with a wrong one pages would stay. */
+TEST_F(file, truncation_takes_the_pages_of_both)
+{
+	size_t keep = NR / 2, i;
+
+	ASSERT_EQ(0, ftruncate(self->file, OFFSET + keep * MEM_PAGE));
+	for (i = 0; i < NR; i++) {
+		EXPECT_EQ(i >= keep, is_bus(PAGE(self->src, i)));
+		EXPECT_EQ(i >= keep, is_bus(PAGE(self->dst, i)));
+	}
+	for (i = 0; i < keep; i++)
+		EXPECT_TRUE(check_page(self->dst, i, 1));
+	ASSERT_EQ(0, ftruncate(self->file, OFFSET + LEN));
+	for (i = keep; i < NR; i++)
+		EXPECT_TRUE(mem_is_zero(PAGE(self->dst, i), MEM_PAGE));
+}
+
+TEST_F(file, a_child_has_both)
+{
+	int status;
+	pid_t pid = fork();
+
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		bool good = check_pages(self->src, 1) && check_pages(self->dst, 1);
+
+		mem_fill(self->src, LEN, 2);
+		good &= check_pages(self->dst, 1);
+		mem_fill(self->dst, LEN, 3);
+		_exit(!good || !mem_check(self->src, LEN, 2));
+	}
+	write_pages(self->src, 4);
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_TRUE(check_pages(self->dst, 1));
+	EXPECT_TRUE(check_pages(self->src, 4));
+}
+
+/* A wrong page offset on either side and the page would have to stay. */
+TEST_F(file, reclaim_finds_written_pages_on_both_sides)
+{
+	char *to = mem_free_range(LEN, MEM_HUGE, 5 * MEM_PAGE);
+	size_t i, swapped = 0;
+	int tries, err;
+
+	if (!mem_have_swap())
+		SKIP(return, "no swap");
+	err = cgroup_enter(&self->cg);
+	if (err)
+		SKIP(return, "no memory cgroup: %s", strerror(-err));
+	/* Charged to the new group, and shared again; moved once, too. */
+	munmap(self->dst, LEN);
+	write_pages(self->src, 0);
+	ASSERT_EQ(0, madvise(self->src, LEN, MADV_DONTNEED));
+	write_pages(self->src, 1);
+	self->dst = mem_dup(self->fd, self->src, LEN);
+	ASSERT_NE(NULL, self->dst);
+	ASSERT_EQ(to, mremap(self->dst, LEN, LEN, MREMAP_MAYMOVE | MREMAP_FIXED,
+			     to));
+	self->dst = to;
+	for (tries = 0; tries < 12 && swapped < 2 * WRITTEN; tries++) {
+		mem_drain();
+		cgroup_reclaim(&self->cg);
+		for (i = 0, swapped = 0; i < NR; i++)
+			swapped += mem_swapped(PAGE(self->src, i)) +
+				   mem_swapped(PAGE(self->dst, i));
+	}
+	EXPECT_EQ(2 * WRITTEN, swapped);
+
+	/* Swapped out they are shared as well. */
+	ASSERT_EQ(0, mem_remap(self->fd, self->dst, LEN, NULL, 0, &self->r));
+	EXPECT_EQ(WRITTEN, self->r.shared);
+	EXPECT_TRUE(check_pages((char *)(uintptr_t)self->r.dst, 1));
+	EXPECT_TRUE(check_pages(self->src, 1));
+	write_pages(self->src, 2);
+	EXPECT_TRUE(check_pages(self->dst, 1));
+}
+
+TEST_F(file, migration_finds_written_pages_on_both_sides)
+{
+	size_t i, moved = 0;
+	int node;
+
+	if (mem_nodes() < 2)
+		SKIP(return, "one node");
+	for (node = 1; node >= 0; node--)
+		for (i = 0; i < NR; i++)
+			if (is_written(i))
+				moved += move_to_node(PAGE(self->src, i),
+						      MEM_PAGE, node);
+	/* Of two nodes one at least is another one than before. */
+	EXPECT_EQ(2 * WRITTEN, moved);
+	for (i = 0; i < NR; i++)
+		if (is_written(i))
+			EXPECT_EQ(mem_pfn(PAGE(self->src, i)),
+				  mem_pfn(PAGE(self->dst, i)));
+	EXPECT_TRUE(check_pages(self->dst, 1));
+}
+
+TEST_F(file, a_pinned_page_is_copied)
+{
+	struct uring ring;
+	int err = uring_open(&ring);
+
+	if (err)
+		SKIP(return, "no io_uring: %s", strerror(-err));
+	ASSERT_EQ(0, uring_pin(&ring, PAGE(self->src, 2), MEM_PAGE));
+	/* The pin has taken it out of sharing with the first duplicate. */
+	ASSERT_EQ(0, mem_remap(self->fd, self->src, LEN, NULL, 0, &self->r));
+	EXPECT_EQ(1, self->r.copied);
+	EXPECT_EQ(WRITTEN - 1, self->r.shared);
+	EXPECT_TRUE(check_pages((char *)(uintptr_t)self->r.dst, 1));
+	EXPECT_TRUE(check_pages(self->src, 1));
+	uring_unpin(&ring);
+	uring_close(&ring);
+}
+
+/* Others may be at work. */
+#define EXPECT_NEAR_KB(expected, seen) do {				\
+	EXPECT_GE((expected) + MEM_COMMIT_SLACK, (seen));		\
+	EXPECT_LE((expected) - MEM_COMMIT_SLACK, (seen));		\
+} while (0)
+
+/* The charge of a writable mapping, none for one that is not and never was. */
+TEST_F(file, commit_charge_is_that_of_mmap)
+{
+	struct mem_counters before, mapped, duplicated, after;
+	char *p, *dup;
+
+	mem_counters(&before);
+	p = mmap(NULL, 64 * LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE,
+		 self->file, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	mem_counters(&mapped);
+	dup = mem_dup(self->fd, p, 64 * LEN);
+	ASSERT_NE(NULL, dup);
+	mem_counters(&duplicated);
+	EXPECT_NEAR_KB(before.committed + 64 * LEN / 1024, mapped.committed);
+	EXPECT_NEAR_KB(mapped.committed + 64 * LEN / 1024, duplicated.committed);
+	EXPECT_EQ(mapped.vm_size + (long)(64 * LEN / 1024), duplicated.vm_size);
+	ASSERT_EQ(0, munmap(dup, 64 * LEN));
+	ASSERT_EQ(0, munmap(p, 64 * LEN));
+	mem_counters(&after);
+	EXPECT_TRUE(mem_counters_equal(&before, &after));
+
+	p = mmap(NULL, 64 * LEN, PROT_READ, MAP_PRIVATE, self->file, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	dup = mem_dup(self->fd, p, 64 * LEN);
+	ASSERT_NE(NULL, dup);
+	mem_counters(&duplicated);
+	EXPECT_NEAR_KB(before.committed, duplicated.committed);
+}
+
+/* No page table is made for what the file has all of. */
+TEST_F(file, clean_memory_takes_no_page_tables)
+{
+	struct mem_counters before, after;
+	char *p, *dup;
+
+	p = map_file(self->file, LEN, PROT_READ | PROT_WRITE, OFFSET);
+	ASSERT_NE(NULL, p);
+	ASSERT_EQ(0, madvise(p, LEN, MADV_POPULATE_READ));
+	dup = mem_free_range(LEN, MEM_GIB, 0);
+	ASSERT_NE(NULL, dup);
+	mem_counters(&before);
+	ASSERT_EQ(0, mem_remap(self->fd, p, LEN, dup,
+			       COWSNAP_REMAP_FIXED_NOREPLACE, &self->r));
+	mem_counters(&after);
+	EXPECT_EQ(0, self->r.shared);
+	/* Levels above the last are made where a source has tables. */
+	EXPECT_EQ(before.pte, after.pte);
+	mem_fill(dup, LEN, 5);
+	EXPECT_TRUE(mem_check(p, LEN, FILE_SEED));
+}
+
+TEST_F(file, advice_and_rights_carry_over)
+{
+	char *dup, perms[5];
+
+	ASSERT_EQ(0, madvise(self->src, LEN, MADV_DONTFORK));
+	ASSERT_EQ(0, mem_remap(self->fd, self->src, LEN, NULL,
+			       COWSNAP_REMAP_READONLY, &self->r));
+	dup = (char *)(uintptr_t)self->r.dst;
+	EXPECT_TRUE(mem_smaps_flag(dup, "dc"));
+	ASSERT_TRUE(mem_vma(dup, NULL, NULL, perms));
+	EXPECT_STREQ("r--p", perms);
+	EXPECT_TRUE(check_pages(dup, 1));
+	ASSERT_EQ(0, mprotect(dup, LEN, PROT_READ | PROT_WRITE));
+	write_pages(dup, 2);
+	EXPECT_TRUE(check_pages(self->src, 1));
+	EXPECT_TRUE(check_pages(dup, 2));
+}
+
+/* Over part of another mapping of a file, which goes as munmap has it. */
+TEST_F(file, fixed_replaces_part_of_a_file_mapping)
+{
+	char *at = map_file(self->file, 2 * LEN, PROT_READ | PROT_WRITE, 0);
+
+	ASSERT_NE(NULL, at);
+	ASSERT_EQ(0, mem_remap(self->fd, self->src, LEN, at + MEM_PAGE,
+			       COWSNAP_REMAP_FIXED, &self->r));
+	EXPECT_EQ(WRITTEN, self->r.shared);
+	EXPECT_TRUE(check_pages(at + MEM_PAGE, 1));
+	EXPECT_TRUE(mem_is_zero(at, MEM_PAGE));
+}
+
+/* The file system can go when the last mapping has, and not before. */
+TEST(the_file_is_held_as_long_as_it_is_mapped)
+{
+	int fd = mem_open(), file = open_ext4();
+	char *src, *dst, *again;
+
+	if (file < 0) {
+		remove_mount();
+		SKIP(return, "no ext4 here");
+	}
+	ASSERT_TRUE(fill_file(file));
+	src = map_file(file, LEN, PROT_READ | PROT_WRITE, OFFSET);
+	ASSERT_NE(NULL, src);
+	close(file);
+	write_pages(src, 1);
+	dst = mem_dup(fd, src, LEN);
+	ASSERT_NE(NULL, dst);
+	again = mem_dup(fd, dst, LEN);
+	ASSERT_NE(NULL, again);
+	EXPECT_FALSE(unmount());
+	munmap(src, LEN);
+	EXPECT_FALSE(unmount());
+	munmap(again, LEN);
+	EXPECT_FALSE(unmount());
+	EXPECT_TRUE(check_pages(dst, 1));
+	munmap(dst, LEN);
+	/* The files of munmap are put when the task returns to user space. */
+	EXPECT_TRUE(unmount());
+	remove_mount();
+	close(fd);
+}
+
+/* What the program itself is made of */
+
+static char data[NR * MEM_PAGE] __attribute__((aligned(4096))) = { 1 };
+
+TEST(the_programs_own_data_is_duplicated)
+{
+	int fd = mem_open();
+	char src[256], dst[256], *dup;
+
+	mem_fill(data, LEN, 1);
+	dup = mem_dup(fd, data, LEN);
+	ASSERT_NE(NULL, dup);
+	ASSERT_TRUE(maps_line(data, src, sizeof(src)));
+	ASSERT_TRUE(maps_line(dup, dst, sizeof(dst)));
+	/* The same program behind it, at another offset as maps has parts. */
+	EXPECT_STREQ(strrchr(src, ' '), strrchr(dst, ' '));
+	EXPECT_EQ(NR, mem_shared_pages(data, dup, LEN));
+	mem_fill(data, LEN, 2);
+	EXPECT_TRUE(mem_check(dup, LEN, 1));
+	mem_fill(dup, LEN, 3);
+	EXPECT_TRUE(mem_check(data, LEN, 2));
+	munmap(dup, LEN);
+	close(fd);
+}
+
+/* Needs nothing from where it is. */
+static int __attribute__((noinline, aligned(4096))) answer(int a)
+{
+	return 3 * a;
+}
+
+TEST(the_programs_own_text_runs_in_the_duplicate)
+{
+	int fd = mem_open();
+	int (*there)(int);
+	char *dup = mem_dup(fd, (void *)answer, MEM_PAGE);
+
+	ASSERT_NE(NULL, dup);
+	there = (int (*)(int))(uintptr_t)dup;
+	EXPECT_EQ(answer(14), there(14));
+	munmap(dup, MEM_PAGE);
+	close(fd);
+}
+
+/* Private /dev/zero: anonymous memory that has a file */
+
+FIXTURE(zero)
+{
+	int fd;
+	int file;
+	char *src;
+	struct cgroup cg;
+};
+
+FIXTURE_SETUP(zero)
+{
+	self->cg.dir[0] = 0;
+	self->fd = mem_open();
+	ASSERT_GE(self->fd, 0);
+	self->file = open("/dev/zero", O_RDWR | O_CLOEXEC);
+	ASSERT_GE(self->file, 0);
+}
+
+FIXTURE_TEARDOWN(zero)
+{
+	cgroup_leave(&self->cg);
+	close(self->file);
+	close(self->fd);
+}
+
+TEST_F(zero, is_duplicated_with_its_file_and_offset)
+{
+	struct cowsnap_remap r;
+	char src[256], dst[256], *dup;
+	size_t i;
+
+	self->src = map_file(self->file, LEN, PROT_READ | PROT_WRITE, OFFSET);
+	ASSERT_NE(NULL, self->src);
+	for (i = 0; i < NR; i++) {
+		if (is_written(i))
+			mem_fill(PAGE(self->src, i), MEM_PAGE, 1);
+		else if (i & 1)
+			(void)*(volatile char *)PAGE(self->src, i);
+	}
+	ASSERT_EQ(0, mem_remap(self->fd, self->src, LEN, NULL, 0, &r));
+	dup = (char *)(uintptr_t)r.dst;
+	EXPECT_EQ(WRITTEN, r.shared);
+	EXPECT_EQ(0, r.copied);
+	ASSERT_TRUE(maps_line(self->src, src, sizeof(src)));
+	ASSERT_TRUE(maps_line(dup, dst, sizeof(dst)));
+	EXPECT_STREQ(src, dst);
+	EXPECT_EQ(OFFSET, strtoul(dst, NULL, 16));
+	mem_fill(self->src, LEN, 2);
+	for (i = 0; i < NR; i++) {
+		if (is_written(i)) {
+			EXPECT_TRUE(mem_check(PAGE(dup, i), MEM_PAGE, 1));
+		} else {
+			EXPECT_TRUE(mem_is_zero(PAGE(dup, i), MEM_PAGE));
+		}
+	}
+	mem_fill(dup, LEN, 3);
+	EXPECT_TRUE(mem_check(self->src, LEN, 2));
+	munmap(self->src, LEN);
+	EXPECT_TRUE(mem_check(dup, LEN, 3));
+}
+
+/* Many at once, in and out of the file's tree in another order. */
+TEST_F(zero, many_parts_come_and_go)
+{
+	char *dup[NR];
+	size_t i;
+
+	self->src = map_file(self->file, LEN, PROT_READ | PROT_WRITE, OFFSET);
+	ASSERT_NE(NULL, self->src);
+	mem_fill(self->src, LEN, 1);
+	for (i = 0; i < NR; i++) {
+		dup[i] = mem_dup(self->fd, PAGE(self->src, i), LEN - i * MEM_PAGE);
+		ASSERT_NE(NULL, dup[i]);
+	}
+	for (i = 0; i < NR; i += 2)
+		ASSERT_EQ(0, munmap(dup[i], LEN - i * MEM_PAGE));
+	for (i = 1; i < NR; i += 2) {
+		EXPECT_EQ(0, memcmp(dup[i], PAGE(self->src, i),
+				    LEN - i * MEM_PAGE));
+		ASSERT_EQ(0, munmap(dup[i], LEN - i * MEM_PAGE));
+	}
+}
+
+TEST_F(zero, reclaim_takes_pages_from_both)
+{
+	char *dup;
+	int err;
+
+	if (!mem_have_swap())
+		SKIP(return, "no swap");
+	err = cgroup_enter(&self->cg);
+	if (err)
+		SKIP(return, "no memory cgroup: %s", strerror(-err));
+	self->src = map_file(self->file, LEN, PROT_READ | PROT_WRITE, OFFSET);
+	ASSERT_NE(NULL, self->src);
+	mem_fill(self->src, LEN, 1);
+	dup = mem_dup(self->fd, PAGE(self->src, 4), LEN - 4 * MEM_PAGE);
+	ASSERT_NE(NULL, dup);
+	EXPECT_EQ(NR, cgroup_swap_out(&self->cg, self->src, LEN));
+	EXPECT_EQ(NR - 4, swapped_pages(dup, LEN - 4 * MEM_PAGE));
+	EXPECT_TRUE(mem_check(self->src, LEN, 1));
+	EXPECT_EQ(0, memcmp(dup, PAGE(self->src, 4), LEN - 4 * MEM_PAGE));
+}
+
+/* Huge pages of the file itself */
+
+#define SHMEM_ENABLED	"/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+
+/* Left to the file as small ones are, and split where it was written. */
+TEST(huge_pages_of_the_file_are_left_to_it)
+{
+	int fd = mem_open(), file = open_memfd();
+	struct cowsnap_remap r;
+	char *shared, *src, *dup;
+
+	if (mem_write(SHMEM_ENABLED, "advise"))
+		SKIP(return, "no huge pages in tmpfs here");
+	ASSERT_EQ(0, ftruncate(file, 2 * MEM_HUGE));
+	shared = mem_free_range(2 * MEM_HUGE, MEM_HUGE, 0);
+	ASSERT_EQ(shared, mmap(shared, 2 * MEM_HUGE, PROT_READ | PROT_WRITE,
+			       MAP_SHARED | MAP_FIXED_NOREPLACE, file, 0));
+	madvise(shared, 2 * MEM_HUGE, MADV_HUGEPAGE);
+	mem_fill(shared, 2 * MEM_HUGE, 1);
+	src = mem_free_range(2 * MEM_HUGE, MEM_HUGE, 0);
+	ASSERT_EQ(src, mmap(src, 2 * MEM_HUGE, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_FIXED_NOREPLACE, file, 0));
+	madvise(src, 2 * MEM_HUGE, MADV_HUGEPAGE);
+	EXPECT_TRUE(mem_check(src, 2 * MEM_HUGE, 1));
+	mem_write(SHMEM_ENABLED, "never");
+	if (mem_smaps(src, "ShmemPmdMapped") <= 0)
+		SKIP(return, "the kernel mapped no huge page");
+	ASSERT_EQ(0, mem_remap(fd, src, 2 * MEM_HUGE, NULL, 0, &r));
+	EXPECT_EQ(0, r.shared);
+	dup = (char *)(uintptr_t)r.dst;
+	EXPECT_TRUE(mem_check(dup, 2 * MEM_HUGE, 1));
+	mem_fill(PAGE(src, 5), MEM_PAGE, 2);
+	EXPECT_TRUE(mem_check(dup, 2 * MEM_HUGE, 1));
+	ASSERT_EQ(0, munmap(dup, 2 * MEM_HUGE));
+	/* Now one half is a page table with a page of ours in it. */
+	ASSERT_EQ(0, mem_remap(fd, src, 2 * MEM_HUGE, NULL, 0, &r));
+	EXPECT_EQ(1, r.shared);
+	dup = (char *)(uintptr_t)r.dst;
+	EXPECT_TRUE(mem_check(PAGE(dup, 5), MEM_PAGE, 2));
+	EXPECT_EQ(0, memcmp(src, dup, 2 * MEM_HUGE));
+	munmap(src, 2 * MEM_HUGE);
+	munmap(shared, 2 * MEM_HUGE);
+	munmap(dup, 2 * MEM_HUGE);
+	close(file);
+	close(fd);
+}
+
+TEST_HARNESS_MAIN
