@@ -446,7 +446,10 @@ TEST_F(file, a_pinned_page_is_copied)
 
 	if (err)
 		SKIP(return, "no io_uring: %s", strerror(-err));
-	ASSERT_EQ(0, uring_pin(&ring, PAGE(self->src, 2), MEM_PAGE));
+	err = uring_pin(&ring, PAGE(self->src, 2), MEM_PAGE);
+	if (err == -EOPNOTSUPP)		/* of memory without a file only: 6.1 */
+		SKIP(return, "io_uring pins no pages of such a mapping here");
+	ASSERT_EQ(0, err);
 	/* The pin has taken it out of sharing with the first duplicate. */
 	ASSERT_EQ(0, mem_remap(self->fd, self->src, LEN, NULL, 0, &self->r));
 	EXPECT_EQ(1, self->r.copied);

@@ -1,0 +1,775 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Private hugetlb: contents, the counters of the pool at every step, and what
+ * happens when the pool is exhausted. The pool is as large as each test needs
+ * it: nothing else on the machine must use it meanwhile.
+ *
+ * Memory with a reservation is shared where QUERY says so, and copied elsewhere.
+ */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/wait.h>
+
+#include "kernel.h"
+#include "uring.h"
+#include <kselftest_harness.h>
+
+#ifndef MAP_HUGE_SHIFT
+#define MAP_HUGE_SHIFT	26
+#endif
+#ifndef MFD_HUGETLB
+#define MFD_HUGETLB	4U
+#endif
+
+#define POOL		12	/* pages */
+
+/* The pool */
+
+struct pool {
+	long total;
+	long free;
+	long reserved;
+	long surplus;
+};
+
+static void pool_path(char *path, size_t n, size_t size, const char *name)
+{
+	snprintf(path, n, "/sys/kernel/mm/hugepages/hugepages-%zukB/%s",
+		 size >> 10, name);
+}
+
+static long pool_value(size_t size, const char *name)
+{
+	char path[128];
+
+	pool_path(path, sizeof(path), size, name);
+	return mem_read_long(path);
+}
+
+/* Pages that are in use stay, as surplus ones. */
+static bool pool_set(size_t size, long nr)
+{
+	char path[128], text[24];
+
+	pool_path(path, sizeof(path), size, "nr_hugepages");
+	snprintf(text, sizeof(text), "%ld", nr);
+	mem_write(path, text);
+	return mem_read_long(path) == nr;
+}
+
+static struct pool pool_read(size_t size)
+{
+	return (struct pool) {
+		.total = pool_value(size, "nr_hugepages"),
+		.free = pool_value(size, "free_hugepages"),
+		.reserved = pool_value(size, "resv_hugepages"),
+		.surplus = pool_value(size, "surplus_hugepages"),
+	};
+}
+
+static bool pool_is(size_t size, long free, long reserved)
+{
+	struct pool p = pool_read(size);
+
+	if (p.free == free && p.reserved == reserved && !p.surplus)
+		return true;
+	fprintf(stderr, "# %ld free, %ld reserved, %ld surplus; not %ld, %ld, 0\n",
+		p.free, p.reserved, p.surplus, free, reserved);
+	return false;
+}
+
+/* Leave no page that is free. */
+static bool pool_exhaust(size_t size)
+{
+	struct pool p = pool_read(size);
+
+	return pool_set(size, p.total - p.free + p.reserved);
+}
+
+static long hugetlb_rss(void)
+{
+	FILE *f = fopen("/proc/self/status", "re");
+	char line[128];
+	long kb = -1;
+
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "HugetlbPages: %ld", &kb) == 1)
+			break;
+	if (f)
+		fclose(f);
+	return kb;
+}
+
+/* Touching memory that may not be there */
+
+static sigjmp_buf bus;
+
+static void on_bus(int sig)
+{
+	siglongjmp(bus, sig);
+}
+
+static bool is_bus(char *p, bool write)
+{
+	struct sigaction act = { .sa_handler = on_bus }, old;
+	volatile char *at = p;
+	bool hit = true;
+
+	sigaction(SIGBUS, &act, &old);
+	if (!sigsetjmp(bus, 1)) {
+		if (write)
+			*at = *at;
+		else
+			(void)*at;
+		hit = false;
+	}
+	sigaction(SIGBUS, &old, NULL);
+	return hit;
+}
+
+static unsigned int kinds(int fd)
+{
+	struct cowsnap_query q = { .size = sizeof(q) };
+
+	return ioctl(fd, COWSNAP_QUERY, &q) ? 0 : q.kinds;
+}
+
+FIXTURE(pages)
+{
+	int fd;
+	size_t size;		/* of a page */
+	size_t len;		/* of the source */
+	bool reserved;
+	bool copied;		/* instead of shared */
+	long pool;		/* as it was */
+	char *src;
+};
+
+FIXTURE_VARIANT(pages)
+{
+	size_t size;
+	int nr;			/* pages of the source, the last is untouched */
+	int pool;
+	int flags;
+};
+
+FIXTURE_VARIANT_ADD(pages, reserved) {
+	.size = MEM_HUGE, .nr = 3, .pool = POOL,
+};
+FIXTURE_VARIANT_ADD(pages, unreserved) {
+	.size = MEM_HUGE, .nr = 3, .pool = POOL, .flags = MAP_NORESERVE,
+};
+FIXTURE_VARIANT_ADD(pages, gigantic_reserved) {
+	.size = MEM_GIB, .nr = 2, .pool = 4,
+};
+FIXTURE_VARIANT_ADD(pages, gigantic_unreserved) {
+	.size = MEM_GIB, .nr = 2, .pool = 4, .flags = MAP_NORESERVE,
+};
+
+/* Contents: of each page some 32 KiB at both ends. */
+#define PATCH	(8 * MEM_PAGE)
+
+static void fill_page(char *p, size_t size, unsigned int seed)
+{
+	mem_fill(p, PATCH, seed);
+	mem_fill(p + size - PATCH, PATCH, seed + 1);
+}
+
+static bool check_page(char *p, size_t size, unsigned int seed)
+{
+	return mem_check(p, PATCH, seed) &&
+	       mem_check(p + size - PATCH, PATCH, seed + 1);
+}
+
+static char *map_pages(size_t size, int nr, int flags)
+{
+	char *p = mmap(NULL, nr * size, PROT_READ | PROT_WRITE, MAP_PRIVATE |
+		       MAP_ANONYMOUS | MAP_HUGETLB | flags |
+		       __builtin_ctzl(size) << MAP_HUGE_SHIFT, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+FIXTURE_SETUP(pages)
+{
+	size_t i;
+
+	self->src = NULL;
+	self->size = variant->size;
+	self->pool = pool_value(self->size, "nr_hugepages");
+	self->fd = mem_open();
+	ASSERT_GE(self->fd, 0);
+	self->len = variant->nr * variant->size;
+	self->reserved = !(variant->flags & MAP_NORESERVE);
+	self->copied = self->reserved &&
+		       !(kinds(self->fd) & COWSNAP_KIND_HUGETLB_RESERVED);
+	if (!pool_set(self->size, variant->pool))
+		SKIP(return, "no %zu pages of %zu kB", (size_t)variant->pool,
+		     self->size >> 10);
+	self->src = map_pages(self->size, variant->nr, variant->flags);
+	ASSERT_NE(NULL, self->src);
+	for (i = 0; i + 1 < (size_t)variant->nr; i++)
+		fill_page(self->src + i * self->size, self->size, 10 * i);
+}
+
+FIXTURE_TEARDOWN(pages)
+{
+	pool_set(self->size, self->pool);
+	close(self->fd);
+}
+
+#define PAGE(p, i)	((p) + (i) * self->size)
+#define TOUCHED		(variant->nr - 1)
+#define UNTOUCHED	(self->reserved ? 1 : 0)	/* and still reserved */
+
+TEST_F(pages, are_shared_or_copied_as_query_says)
+{
+	size_t nr = TOUCHED * self->size / MEM_PAGE;
+	long rss = hugetlb_rss();
+	struct cowsnap_remap r;
+	char *dup, perms[5];
+	int i;
+
+	ASSERT_EQ(0, mem_remap(self->fd, self->src, self->len, NULL, 0, &r));
+	dup = (char *)(uintptr_t)r.dst;
+	EXPECT_EQ(self->copied ? 0 : nr, r.shared);
+	EXPECT_EQ(self->copied ? nr : 0, r.copied);
+	EXPECT_EQ(0, r.dst % self->size);
+	EXPECT_EQ(2 * rss, hugetlb_rss());
+	EXPECT_TRUE(mem_smaps_flag(dup, "ht"));
+	ASSERT_TRUE(mem_vma(dup, NULL, NULL, perms));
+	EXPECT_STREQ("rw-p", perms);
+	for (i = 0; i < TOUCHED; i++) {
+		EXPECT_EQ(!self->copied, mem_pfn(PAGE(self->src, i)) ==
+					 mem_pfn(PAGE(dup, i)));
+		EXPECT_TRUE(check_page(PAGE(dup, i), self->size, 10 * i));
+	}
+	EXPECT_TRUE(mem_untouched(PAGE(dup, TOUCHED)));
+	ASSERT_EQ(0, munmap(dup, self->len));
+	EXPECT_EQ(rss, hugetlb_rss());
+}
+
+TEST_F(pages, write_to_either_side_leaves_the_other)
+{
+	char *dup = mem_dup(self->fd, self->src, self->len);
+	int i;
+
+	ASSERT_NE(NULL, dup);
+	/* At once: through an entry that the TLB might have. */
+	for (i = 0; i < TOUCHED; i++)
+		fill_page(PAGE(self->src, i), self->size, 100 + 10 * i);
+	for (i = 0; i < TOUCHED; i++) {
+		EXPECT_TRUE(check_page(PAGE(dup, i), self->size, 10 * i));
+		fill_page(PAGE(dup, i), self->size, 200 + 10 * i);
+		EXPECT_TRUE(check_page(PAGE(self->src, i), self->size,
+				       100 + 10 * i));
+	}
+	munmap(self->src, self->len);
+	for (i = 0; i < TOUCHED; i++)
+		EXPECT_TRUE(check_page(PAGE(dup, i), self->size, 200 + 10 * i));
+}
+
+TEST_F(pages, either_side_outlives_the_other)
+{
+	char *dup = mem_dup(self->fd, self->src, self->len), *again;
+
+	ASSERT_NE(NULL, dup);
+	ASSERT_EQ(0, munmap(self->src, self->len));
+	EXPECT_TRUE(check_page(dup, self->size, 0));
+	/* A duplicate has no reservation: its own duplicates are shared. */
+	again = mem_dup(self->fd, dup, self->len);
+	ASSERT_NE(NULL, again);
+	EXPECT_EQ(mem_pfn(dup), mem_pfn(again));
+	ASSERT_EQ(0, munmap(dup, self->len));
+	EXPECT_TRUE(check_page(again, self->size, 0));
+	fill_page(again, self->size, 7);
+	EXPECT_TRUE(check_page(again, self->size, 7));
+}
+
+/* As with fork: the duplicate takes from what is free, and reserves nothing. */
+TEST_F(pages, counters_of_the_pool_are_right_at_every_step)
+{
+	const size_t size = self->size;
+	long r = UNTOUCHED, n = TOUCHED;
+	long free = variant->pool - n, own = self->copied ? n : 0;
+	struct cowsnap_remap req;
+	char *dup;
+
+	EXPECT_TRUE(pool_is(size, free, r));
+	ASSERT_EQ(0, mem_remap(self->fd, self->src, self->len, NULL, 0, &req));
+	dup = (char *)(uintptr_t)req.dst;
+	EXPECT_TRUE(pool_is(size, free -= own, r));
+	EXPECT_TRUE(check_page(dup, size, 0));
+	EXPECT_TRUE(pool_is(size, free, r));
+	fill_page(self->src, size, 1);
+	free -= !self->copied;
+	EXPECT_TRUE(pool_is(size, free, r));
+	fill_page(dup, size, 2);	/* the only one to map it now */
+	EXPECT_TRUE(pool_is(size, free, r));
+	fill_page(PAGE(dup, n), size, 3);
+	EXPECT_TRUE(pool_is(size, free -= 1, r));
+	fill_page(PAGE(self->src, n), size, 4);
+	EXPECT_TRUE(pool_is(size, free -= 1, r = 0));
+	ASSERT_EQ(0, munmap(self->src, self->len));
+	/* What was not written is the duplicate's still. */
+	free += self->copied ? n + 1 : 2;
+	EXPECT_TRUE(pool_is(size, free, 0));
+	EXPECT_TRUE(check_page(dup, size, 2));
+	ASSERT_EQ(0, munmap(dup, self->len));
+	EXPECT_TRUE(pool_is(size, variant->pool, 0));
+}
+
+/* In the other order, and the reservation of what was never touched goes back. */
+TEST_F(pages, counters_are_right_when_the_duplicate_goes_first)
+{
+	long free = variant->pool - TOUCHED;
+	char *dup = mem_dup(self->fd, self->src, self->len);
+
+	ASSERT_NE(NULL, dup);
+	fill_page(dup, self->size, 1);
+	ASSERT_EQ(0, munmap(dup, self->len));
+	EXPECT_TRUE(pool_is(self->size, free, UNTOUCHED));
+	fill_page(self->src, self->size, 2);
+	EXPECT_TRUE(pool_is(self->size, free, UNTOUCHED));
+	dup = mem_dup(self->fd, self->src, self->len);
+	ASSERT_NE(NULL, dup);
+	ASSERT_EQ(0, munmap(self->src, self->len));
+	EXPECT_TRUE(pool_is(self->size, free, 0));
+	ASSERT_EQ(0, munmap(dup, self->len));
+	EXPECT_TRUE(pool_is(self->size, variant->pool, 0));
+}
+
+/* A part of the source, and parts of the duplicate unmapped. */
+TEST_F(pages, parts_are_duplicated)
+{
+	char *dup = mem_dup(self->fd, PAGE(self->src, 1), self->len - self->size);
+
+	ASSERT_NE(NULL, dup);
+	if (TOUCHED > 1)
+		EXPECT_TRUE(check_page(dup, self->size, 10));
+	EXPECT_TRUE(mem_untouched(dup + self->len - 2 * self->size));
+	fill_page(dup, self->size, 5);
+	ASSERT_EQ(0, munmap(self->src, self->len));
+	EXPECT_TRUE(check_page(dup, self->size, 5));
+	ASSERT_EQ(0, munmap(dup, self->size));
+	if (variant->nr > 2)
+		ASSERT_EQ(0, munmap(PAGE(dup, 1), self->len - 2 * self->size));
+	EXPECT_TRUE(pool_is(self->size, variant->pool, 0));
+}
+
+/*
+ * Not a page left: the duplicate cannot be made of copies, and of shared pages
+ * the source keeps its own, whoever has to do without.
+ */
+TEST_F(pages, an_exhausted_pool_does_no_harm_to_the_source)
+{
+	struct mem_counters before, after;
+	struct cowsnap_remap r = {
+		.size = sizeof(r), .src = (uintptr_t)self->src, .len = self->len,
+	};
+	char *dup;
+
+	ASSERT_TRUE(pool_exhaust(self->size));
+	ASSERT_TRUE(pool_is(self->size, UNTOUCHED, UNTOUCHED));
+	if (self->copied) {
+		mem_counters(&before);
+		EXPECT_EQ(-ENOMEM, mem_refused(self->fd, &r));
+		EXPECT_EQ(COWSNAP_REASON_HUGETLB_POOL, r.reason);
+		EXPECT_EQ((uintptr_t)self->src, r.fault_addr);
+		mem_counters(&after);
+		EXPECT_TRUE(mem_counters_equal(&before, &after));
+	} else {
+		dup = mem_dup(self->fd, self->src, self->len);
+		ASSERT_NE(NULL, dup);
+		EXPECT_TRUE(is_bus(dup, true));
+		EXPECT_TRUE(check_page(dup, self->size, 0));
+		EXPECT_EQ(!self->reserved, is_bus(self->src, true));
+		EXPECT_TRUE(check_page(self->src, self->size, 0));
+		/* Its page was taken: an error, not zeroes. */
+		EXPECT_EQ(self->reserved, is_bus(dup, false));
+		if (!self->reserved)
+			EXPECT_TRUE(check_page(dup, self->size, 0));
+		ASSERT_EQ(0, munmap(dup, self->len));
+	}
+	EXPECT_TRUE(pool_is(self->size, UNTOUCHED, UNTOUCHED));
+	fill_page(self->src, self->size, 1);
+	EXPECT_TRUE(check_page(self->src, self->size, 1));
+	/* The page that was reserved is there. */
+	EXPECT_EQ(!self->reserved, is_bus(PAGE(self->src, TOUCHED), true));
+}
+
+/*
+ * The owner of the reservation writes to a page that a child shares, and there
+ * is none free: the kernel takes it from the child. And not from the owner, at
+ * whose address it looks in all other mappings of that file.
+ */
+TEST_F(pages, an_owner_with_a_duplicate_and_a_child_keeps_its_page)
+{
+	char *dup = mem_dup(self->fd, self->src, self->len);
+	int ready[2], done[2], status;
+	pid_t pid;
+	char c;
+
+	ASSERT_NE(NULL, dup);
+	if (!self->reserved)
+		SKIP(return, "nobody owns it");
+	ASSERT_EQ(0, pipe(ready));
+	ASSERT_EQ(0, pipe(done));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		char *third = mem_dup(self->fd, self->src, self->len);
+		bool good = third && check_page(third, self->size, 0);
+
+		good &= write(ready[1], "", 1) == 1;
+		good &= read(done[0], &c, 1) == 1;
+		/* Lost is an error and not zeroes; a copy is kept. */
+		if (!is_bus(self->src, false))
+			good &= check_page(self->src, self->size, 0);
+		if (third && !is_bus(third, false))
+			good &= check_page(third, self->size, 0);
+		if (!is_bus(dup, false))
+			good &= check_page(dup, self->size, 0);
+		_exit(!good);
+	}
+	ASSERT_EQ(1, read(ready[0], &c, 1));
+	ASSERT_TRUE(pool_exhaust(self->size));
+	EXPECT_FALSE(is_bus(self->src, true));
+	EXPECT_TRUE(check_page(self->src, self->size, 0));
+	fill_page(self->src, self->size, 1);
+	EXPECT_TRUE(check_page(self->src, self->size, 1));
+	if (self->copied)
+		EXPECT_TRUE(check_page(dup, self->size, 0));
+	ASSERT_EQ(1, write(done[1], "", 1));
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+}
+
+/*
+ * What a child has lost to the owner is an error when it looks, and so it is in
+ * a duplicate that the child makes then: not zeroes.
+ */
+TEST_F(pages, lost_pages_are_lost_in_the_duplicate)
+{
+	int ready[2], status;
+	char *dup, c;
+	pid_t pid;
+
+	if (!self->reserved)
+		SKIP(return, "nobody owns it");
+	ASSERT_EQ(0, pipe(ready));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		bool good = read(ready[0], &c, 1) == 1;
+
+		good &= is_bus(self->src, false);
+		dup = mem_dup(self->fd, self->src, self->len);
+		_exit(!good || !dup || !is_bus(dup, false));
+	}
+	ASSERT_TRUE(pool_exhaust(self->size));
+	fill_page(self->src, self->size, 1);
+	/* For what else the duplicate must copy. */
+	ASSERT_TRUE(pool_set(self->size, variant->pool));
+	ASSERT_EQ(1, write(ready[1], "", 1));
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+}
+
+/* The pin's owner keeps the page, the duplicate gets a copy. */
+TEST_F(pages, a_pinned_page_is_copied)
+{
+	size_t nr = self->size / MEM_PAGE;
+	struct cowsnap_remap r;
+	struct uring ring;
+	uint64_t pfn;
+	char *dup;
+	int err;
+
+	err = uring_open(&ring);
+	if (err)
+		SKIP(return, "no io_uring: %s", strerror(-err));
+	ASSERT_EQ(0, uring_pin(&ring, self->src + MEM_PAGE, 2 * MEM_PAGE));
+	pfn = mem_pfn(self->src);
+	ASSERT_EQ(0, mem_remap(self->fd, self->src, self->len, NULL, 0, &r));
+	dup = (char *)(uintptr_t)r.dst;
+	EXPECT_EQ(self->copied ? TOUCHED * nr : nr, r.copied);
+	EXPECT_EQ(self->copied ? 0 : (TOUCHED - 1) * nr, r.shared);
+	fill_page(self->src, self->size, 3);
+	EXPECT_EQ(pfn, mem_pfn(self->src));
+	EXPECT_NE(pfn, mem_pfn(dup));
+	EXPECT_TRUE(check_page(dup, self->size, 0));
+	EXPECT_TRUE(check_page(self->src, self->size, 3));
+	uring_unpin(&ring);
+	uring_close(&ring);
+}
+
+TEST_F(pages, a_child_has_both)
+{
+	char *dup = mem_dup(self->fd, self->src, self->len);
+	int status;
+	pid_t pid;
+
+	ASSERT_NE(NULL, dup);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		bool good = check_page(self->src, self->size, 0) &&
+			    check_page(dup, self->size, 0);
+
+		fill_page(dup, self->size, 3);
+		_exit(!good || !check_page(self->src, self->size, 0));
+	}
+	fill_page(self->src, self->size, 2);
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_TRUE(check_page(dup, self->size, 0));
+	EXPECT_TRUE(check_page(self->src, self->size, 2));
+}
+
+TEST_F(pages, the_duplicate_is_ordinary_memory)
+{
+	char *dup = mem_dup(self->fd, self->src, self->len), *to;
+
+	ASSERT_NE(NULL, dup);
+	to = mem_free_range(self->len, self->size, 0);
+	if (mremap(dup, self->len, self->len, MREMAP_MAYMOVE | MREMAP_FIXED,
+		   to) == to)
+		dup = to;
+	ASSERT_EQ(0, mprotect(dup, self->len, PROT_READ));
+	EXPECT_TRUE(check_page(dup, self->size, 0));
+	ASSERT_EQ(0, mprotect(dup, self->len, PROT_READ | PROT_WRITE));
+	fill_page(dup, self->size, 6);
+	EXPECT_TRUE(check_page(self->src, self->size, 0));
+	ASSERT_EQ(0, munmap(dup, self->len));
+	ASSERT_EQ(0, munmap(self->src, self->len));
+	EXPECT_TRUE(pool_is(self->size, variant->pool, 0));
+}
+
+/* Half a page is not duplicated, nor is a whole one put at half an address. */
+TEST_F(pages, half_a_page_is_refused)
+{
+	struct cowsnap_remap r = {
+		.size = sizeof(r), .src = (uintptr_t)self->src + MEM_PAGE,
+		.len = self->len - MEM_PAGE,
+	};
+	char *at;
+
+	EXPECT_EQ(-EINVAL, mem_refused(self->fd, &r));
+	EXPECT_EQ(COWSNAP_REASON_ALIGN, r.reason);
+	EXPECT_EQ(r.src, r.fault_addr);
+	r.src = (uintptr_t)self->src;
+	EXPECT_EQ(-EINVAL, mem_refused(self->fd, &r));
+	EXPECT_EQ(COWSNAP_REASON_ALIGN, r.reason);
+	EXPECT_EQ(r.src + r.len, r.fault_addr);
+	r.len = self->size;
+	at = mem_free_range(self->len, self->size, MEM_PAGE);
+	r.dst = (uintptr_t)at;
+	r.flags = COWSNAP_REMAP_FIXED;
+	EXPECT_EQ(-EINVAL, mem_refused(self->fd, &r));
+	EXPECT_EQ(COWSNAP_REASON_ALIGN, r.reason);
+	EXPECT_EQ(r.dst, r.fault_addr);
+	/* As a hint it is not taken. */
+	ASSERT_EQ(0, mem_remap(self->fd, self->src, self->size, at, 0, &r));
+	EXPECT_EQ(0, r.dst % self->size);
+	EXPECT_TRUE(check_page((char *)(uintptr_t)r.dst, self->size, 0));
+}
+
+TEST_F(pages, fixed_replaces_hugetlb_memory)
+{
+	char *at = map_pages(self->size, variant->nr, MAP_NORESERVE);
+	struct cowsnap_remap r;
+
+	ASSERT_NE(NULL, at);
+	fill_page(at, self->size, 9);
+	ASSERT_EQ(0, mem_remap(self->fd, self->src, self->len, at,
+			       COWSNAP_REMAP_FIXED, &r));
+	EXPECT_TRUE(check_page(at, self->size, 0));
+	munmap(at, self->len);
+	munmap(self->src, self->len);
+	EXPECT_TRUE(pool_is(self->size, variant->pool, 0));
+}
+
+TEST_F(pages, read_only_until_it_is_made_writable)
+{
+	struct cowsnap_remap r;
+	char *dup, perms[5];
+
+	ASSERT_EQ(0, mem_remap(self->fd, self->src, self->len, NULL,
+			       COWSNAP_REMAP_READONLY, &r));
+	dup = (char *)(uintptr_t)r.dst;
+	ASSERT_TRUE(mem_vma(dup, NULL, NULL, perms));
+	EXPECT_STREQ("r--p", perms);
+	EXPECT_TRUE(check_page(dup, self->size, 0));
+	ASSERT_EQ(0, mprotect(dup, self->len, PROT_READ | PROT_WRITE));
+	fill_page(dup, self->size, 8);
+	EXPECT_TRUE(check_page(self->src, self->size, 0));
+}
+
+/* The reverse map finds both: else the page could not leave its node. */
+TEST_F(pages, migration_finds_both_sides)
+{
+	char *dup = mem_dup(self->fd, self->src, self->len), *again;
+	int node;
+
+	if (mem_nodes() < 2 || self->size != MEM_HUGE)
+		SKIP(return, "one node, or too large to move");
+	ASSERT_NE(NULL, dup);
+	again = mem_dup(self->fd, dup, self->len);
+	ASSERT_NE(NULL, again);
+	for (node = 0; node < 4; node++) {
+		EXPECT_EQ(1, move_to_node(dup, MEM_PAGE, node & 1));
+		EXPECT_EQ(mem_pfn(dup), mem_pfn(again));
+		if (!self->copied)
+			EXPECT_EQ(mem_pfn(dup), mem_pfn(self->src));
+	}
+	EXPECT_TRUE(check_page(dup, self->size, 0));
+	EXPECT_TRUE(check_page(again, self->size, 0));
+	EXPECT_TRUE(check_page(self->src, self->size, 0));
+	fill_page(again, self->size, 4);
+	EXPECT_TRUE(check_page(dup, self->size, 0));
+}
+
+/* Files: of a memfd everybody sees the pages that nobody wrote privately. */
+
+FIXTURE(memfd)
+{
+	int fd;
+	int file;
+	bool shares_reserved;
+	long pool;
+};
+
+FIXTURE_SETUP(memfd)
+{
+	self->fd = mem_open();
+	ASSERT_GE(self->fd, 0);
+	self->pool = pool_value(MEM_HUGE, "nr_hugepages");
+	self->shares_reserved = kinds(self->fd) & COWSNAP_KIND_HUGETLB_RESERVED;
+	if (!pool_set(MEM_HUGE, POOL))
+		SKIP(return, "no huge pages");
+	self->file = memfd_create("hugetlb_test", MFD_CLOEXEC | MFD_HUGETLB);
+	ASSERT_GE(self->file, 0);
+	ASSERT_EQ(0, ftruncate(self->file, 4 * MEM_HUGE));
+}
+
+FIXTURE_TEARDOWN(memfd)
+{
+	close(self->file);
+	pool_set(MEM_HUGE, self->pool);
+	close(self->fd);
+}
+
+static char *map_memfd(int file, int flags)
+{
+	char *p = mmap(NULL, 3 * MEM_HUGE, PROT_READ | PROT_WRITE, flags, file,
+		       MEM_HUGE);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+TEST_F(memfd, clean_pages_are_the_files)
+{
+	char *shared = map_memfd(self->file, MAP_SHARED), *src, *dup;
+	struct cowsnap_remap r;
+
+	src = map_memfd(self->file, MAP_PRIVATE | MAP_NORESERVE);
+	ASSERT_NE(NULL, shared);
+	ASSERT_NE(NULL, src);
+	fill_page(shared, MEM_HUGE, 1);
+	fill_page(shared + MEM_HUGE, MEM_HUGE, 2);
+	EXPECT_TRUE(check_page(src, MEM_HUGE, 1));
+	fill_page(src + MEM_HUGE, MEM_HUGE, 3);
+	ASSERT_EQ(0, mem_remap(self->fd, src, 3 * MEM_HUGE, NULL, 0, &r));
+	dup = (char *)(uintptr_t)r.dst;
+	EXPECT_EQ(MEM_HUGE / MEM_PAGE, r.shared);
+	EXPECT_EQ(0, r.copied);
+	EXPECT_TRUE(check_page(dup, MEM_HUGE, 1));
+	EXPECT_TRUE(check_page(dup + MEM_HUGE, MEM_HUGE, 3));
+	fill_page(shared, MEM_HUGE, 4);
+	fill_page(shared + MEM_HUGE, MEM_HUGE, 5);
+	EXPECT_TRUE(check_page(dup, MEM_HUGE, 4));
+	EXPECT_TRUE(check_page(dup + MEM_HUGE, MEM_HUGE, 3));
+	fill_page(dup, MEM_HUGE, 6);
+	EXPECT_TRUE(check_page(src, MEM_HUGE, 4));
+
+	/* By the file's tree, which has both at their offset. */
+	ASSERT_EQ(0, ftruncate(self->file, 2 * MEM_HUGE));
+	EXPECT_FALSE(is_bus(dup, false));
+	EXPECT_TRUE(is_bus(src + MEM_HUGE, false));
+	EXPECT_TRUE(is_bus(dup + MEM_HUGE, false));
+	EXPECT_TRUE(check_page(dup, MEM_HUGE, 6));
+}
+
+/*
+ * A reservation for a part of a file: shared, or refused. It cannot be given a
+ * file of its own, as is done with anonymous memory.
+ */
+TEST_F(memfd, with_a_reservation_is_shared_or_refused)
+{
+	struct cowsnap_remap r = { .size = sizeof(r), .len = 3 * MEM_HUGE };
+	char *src = map_memfd(self->file, MAP_PRIVATE);
+
+	ASSERT_NE(NULL, src);
+	fill_page(src, MEM_HUGE, 1);
+	r.src = (uintptr_t)src;
+	if (self->shares_reserved) {
+		ASSERT_EQ(0, ioctl(self->fd, COWSNAP_REMAP, &r));
+		EXPECT_EQ(MEM_HUGE / MEM_PAGE, r.shared);
+	} else {
+		EXPECT_EQ(-EOPNOTSUPP, mem_refused(self->fd, &r));
+		EXPECT_EQ(COWSNAP_REASON_HUGETLB, r.reason);
+		EXPECT_EQ(r.src, r.fault_addr);
+	}
+	EXPECT_TRUE(check_page(src, MEM_HUGE, 1));
+	EXPECT_TRUE(pool_is(MEM_HUGE, POOL - 1, 2));
+}
+
+/* All kinds in one range: each as it is alone. */
+TEST(anonymous_file_and_hugetlb_memory_in_one_range)
+{
+	int fd = mem_open(), file = memfd_create("mixed", MFD_CLOEXEC);
+	long pool = pool_value(MEM_HUGE, "nr_hugepages");
+	char *src, *dup;
+	struct cowsnap_remap r;
+
+	if (!pool_set(MEM_HUGE, 4))
+		SKIP(return, "no huge pages");
+	src = mem_map_offset(4 * MEM_HUGE, MEM_HUGE, 0);
+	ASSERT_NE(NULL, src);
+	ASSERT_EQ(0, ftruncate(file, MEM_HUGE));
+	ASSERT_NE(MAP_FAILED, mmap(src + MEM_HUGE, 2 * MEM_HUGE, PROT_READ |
+				   PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS |
+				   MAP_HUGETLB | MAP_FIXED | MAP_NORESERVE |
+				   21 << MAP_HUGE_SHIFT, -1, 0));
+	ASSERT_NE(MAP_FAILED, mmap(src + 3 * MEM_HUGE, MEM_HUGE, PROT_READ |
+				   PROT_WRITE, MAP_PRIVATE | MAP_FIXED, file,
+				   0));
+	mem_fill(src, PATCH, 1);
+	fill_page(src + MEM_HUGE, MEM_HUGE, 2);
+	mem_fill(src + 3 * MEM_HUGE, PATCH, 3);
+	/* A part of the first and of the last. */
+	ASSERT_EQ(0, mem_remap(fd, src + 2 * MEM_PAGE, 4 * MEM_HUGE - 4 * MEM_PAGE,
+			       NULL, 0, &r));
+	EXPECT_EQ(6 + MEM_HUGE / MEM_PAGE + 8, r.shared);
+	EXPECT_EQ(0, r.copied);
+	dup = (char *)(uintptr_t)r.dst - 2 * MEM_PAGE;
+	EXPECT_EQ(0, (uintptr_t)dup % MEM_HUGE);
+	EXPECT_EQ(0, memcmp(dup + 2 * MEM_PAGE, src + 2 * MEM_PAGE,
+			    4 * MEM_HUGE - 4 * MEM_PAGE));
+	mem_fill(src, PATCH, 4);
+	fill_page(src + MEM_HUGE, MEM_HUGE, 5);
+	mem_fill(src + 3 * MEM_HUGE, PATCH, 6);
+	EXPECT_TRUE(check_page(dup + MEM_HUGE, MEM_HUGE, 2));
+	EXPECT_TRUE(mem_check(dup + 3 * MEM_HUGE, PATCH, 3));
+	munmap(src, 4 * MEM_HUGE);
+	munmap(dup + 2 * MEM_PAGE, 4 * MEM_HUGE - 4 * MEM_PAGE);
+	EXPECT_TRUE(pool_is(MEM_HUGE, 4, 0));
+	pool_set(MEM_HUGE, pool);
+	close(file);
+	close(fd);
+}
+
+TEST_HARNESS_MAIN
