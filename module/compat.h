@@ -180,7 +180,45 @@ void flush_tlb_mm_range(struct mm_struct *mm, unsigned long start,
 	COWSNAP_KSYM_FUNCS_HUGETLB_FILE(F)
 #endif
 
+#ifdef CONFIG_MM_ID
+struct folio;
+void lru_add_drain(void);
+#if COWSNAP_SINCE(6, 18)
+struct folio *swap_cache_get_folio(swp_entry_t entry);
+#else
+struct folio *swap_cache_get_folio(swp_entry_t entry, struct vm_area_struct *vma,
+				   unsigned long addr);
+#endif
+/*
+ * From 6.19 on the flags are behind a pointer, to vm_flags_t first and then to
+ * vma_flags_t, which begins with one.
+ */
+struct vm_area_struct *vma_modify_flags(struct vma_iterator *vmi,
+					struct vm_area_struct *prev,
+					struct vm_area_struct *vma,
+					unsigned long start, unsigned long end,
+#if COWSNAP_SINCE(6, 19)
+					vma_flags_t *flags
+#else
+					vm_flags_t flags
+#endif
+					);
+#define COWSNAP_KSYM_FUNCS_LARGE(F)		\
+	F(split_folio_to_list)			\
+	F(lru_add_drain)			\
+	F(swap_cache_get_folio)			\
+	F(vma_modify_flags)
+#define COWSNAP_KSYM_DATA_COMPAT(F)		\
+	F(huge_anon_orders_always)		\
+	F(huge_anon_orders_madvise)		\
+	F(huge_anon_orders_inherit)
+#else
+#define COWSNAP_KSYM_FUNCS_LARGE(F)
+#define COWSNAP_KSYM_DATA_COMPAT(F)
+#endif
+
 #define COWSNAP_KSYM_FUNCS_COMPAT(F)		\
+	COWSNAP_KSYM_FUNCS_LARGE(F)		\
 	COWSNAP_KSYM_FUNCS_RMAP(F)		\
 	COWSNAP_KSYM_FUNCS_AREA(F)		\
 	COWSNAP_KSYM_FUNCS_SWAP(F)		\
@@ -512,6 +550,16 @@ static inline bool cowsnap_pmd_is_huge(pmd_t pmd)
 	return pmd_present(pmd) ? pmd_leaf(pmd) : !pmd_none(pmd);
 }
 
+/* A huge page that is lent to a device, from 6.19 on. */
+static inline bool cowsnap_pmd_is_device(pmd_t pmd)
+{
+#if __has_include(<linux/leafops.h>)
+	return pmd_is_device_private_entry(pmd);
+#else
+	return false;
+#endif
+}
+
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 /*
  * pte_free() of a table that was never in use. Inline, it reaches for functions
@@ -554,6 +602,47 @@ static inline struct folio *cowsnap_alloc_folio(struct vm_area_struct *vma,
 	return vma_alloc_folio(GFP_HIGHUSER_MOVABLE, 0, vma, addr);
 #endif
 }
+
+#ifdef CONFIG_MM_ID
+/* The folio in the swap cache for an entry, referenced, or NULL. */
+static inline struct folio *cowsnap_swap_cache_get(swp_entry_t entry)
+{
+#if COWSNAP_SINCE(6, 18)
+	return ksym(swap_cache_get_folio)(entry);
+#else
+	return ksym(swap_cache_get_folio)(entry, NULL, 0);
+#endif
+}
+
+/*
+ * Make [start, end) of @vma ready for other flags: cut off what is outside, or
+ * merge it with neighbours that have them. Returns the mapping that is to get
+ * what *@flags is then, or an error.
+ */
+static inline struct vm_area_struct *
+cowsnap_vma_modify_flags(struct vm_area_struct *vma, unsigned long start,
+			 unsigned long end, unsigned long *flags)
+{
+	VMA_ITERATOR(before, vma->vm_mm, start);
+	VMA_ITERATOR(vmi, vma->vm_mm, start);
+	struct vm_area_struct *prev = vma;
+
+	if (start == vma->vm_start)
+		prev = vma_prev(&before);
+#if COWSNAP_SINCE(6, 19)
+	{
+		vma_flags_t vma_flags = legacy_to_vma_flags(*flags);
+
+		vma = ksym(vma_modify_flags)(&vmi, prev, vma, start, end,
+					     &vma_flags);
+		*flags = vma_flags_to_legacy(vma_flags);
+		return vma;
+	}
+#else
+	return ksym(vma_modify_flags)(&vmi, prev, vma, start, end, *flags);
+#endif
+}
+#endif
 
 /* One more user of a swap entry that is in a page table whose lock is held. */
 static inline int cowsnap_swap_duplicate(swp_entry_t entry)

@@ -39,6 +39,7 @@ struct cowsnap_op {
 
 	/* What must be undone: commit charge that no vma owns yet. */
 	unsigned long charged;
+	bool src_cut;		/* mappings of the source cut at its ends */
 
 	/* Pages that the first pass over the page tables left to the second. */
 	unsigned long left;

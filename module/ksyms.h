@@ -65,7 +65,8 @@
 /* F(name) for each variable. */
 #define COWSNAP_KSYM_DATA(F)			\
 	F(sysctl_max_map_count)			\
-	F(vm_committed_as)
+	F(vm_committed_as)			\
+	COWSNAP_KSYM_DATA_COMPAT(F)
 
 #define COWSNAP_KSYM_DECLARE_FUNC(name)	DECLARE_STATIC_CALL(cowsnap_##name, name);
 #define COWSNAP_KSYM_DECLARE_DATA(name)	extern typeof(name) *cowsnap_data_##name;

@@ -14,6 +14,7 @@
 
 #include "compat.h"
 #include "cowsnap.h"
+#include "large.h"
 
 #if !defined(CONFIG_HUGETLB_PAGE)
 #define COWSNAP_KINDS_HUGETLB	0
@@ -111,7 +112,7 @@ static void fill_query(struct cowsnap_query *query)
 	query->ops = (1u << ARRAY_SIZE(commands)) - 1;
 	query->remap_flags = COWSNAP_REMAP_FLAGS;
 	query->kinds = COWSNAP_KINDS;
-	query->huge_whole = IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE);
+	query->huge_whole = COWSNAP_HUGE_WHOLE;
 }
 
 /* Is the part of the argument that we do not know zero? 0, or an error. */
@@ -227,6 +228,7 @@ static int __init cowsnap_init(void)
 	pr_info("%s on Linux %s: abi %u, ops %#x, remap_flags %#x, kinds %#x, huge_whole %u\n",
 		THIS_MODULE->version ?: "", init_utsname()->release, query.abi,
 		query.ops, query.remap_flags, query.kinds, query.huge_whole);
+	cowsnap_large_init();
 	return 0;
 }
 

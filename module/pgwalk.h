@@ -59,6 +59,8 @@ struct cowsnap_walk {
 	struct vm_area_struct *src_vma;
 	struct vm_area_struct *dst_vma;
 	unsigned long offset;	/* destination - source; may wrap, added it fits */
+	bool has_relatives;	/* see large.c */
+	const struct folio *unsplit;
 	/* What ->ptes() and ->huge() mapped, added to the mm by the walk. */
 	long rss_anon;
 	long rss_swap;

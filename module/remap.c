@@ -6,6 +6,7 @@
  *	check_src	every mapping of the source can be duplicated
  *	choose_dst	where the duplicate goes, nothing in the way
  *	check_limits	max_map_count, rlimits; take the commit charge
+ *	nohuge_prepare	on some kernels, see large.c
  *	replace_dst	FIXED: from here on what stood there is gone
  *	reserve_dst	one empty vma for each vma of the source (vma.c)
  *	cowsnap_share	fill their page tables (share.c)
@@ -18,6 +19,7 @@
 #include "compat.h"
 #include "cowsnap.h"
 #include "hugetlb.h"
+#include "large.h"
 
 static unsigned long op_src_end(const struct cowsnap_op *op)
 {
@@ -306,6 +308,7 @@ static bool within_map_count(struct cowsnap_op *op)
 	/* Unmapping the middle of a mapping adds one. */
 	int split = op->flags & COWSNAP_REMAP_FIXED ? 1 : 0;
 
+	split += cowsnap_nohuge_splits(op);
 	return op->mm->map_count + op->nr_vmas + split <=
 	       *ksym_data(sysctl_max_map_count) + op->freed_vmas;
 }
@@ -427,16 +430,24 @@ static int duplicate(struct cowsnap_op *op, struct list_head *uf)
 		err = check_limits(op);
 	if (err)
 		return err;
-	err = replace_dst(op, uf);
+	err = cowsnap_nohuge_prepare(op);
 	if (err)
 		goto out_uncharge;
+	err = replace_dst(op, uf);
+	if (err)
+		goto out_join;
 	err = reserve_dst(op);
 	if (!err)
 		err = cowsnap_share(op);
-	if (err)
+	if (err) {
 		unmap_dst(op);
-	else
-		op->dst_hash = hash_dst(op);
+		goto out_join;
+	}
+	op->dst_hash = hash_dst(op);
+	cowsnap_nohuge_commit(op);
+	goto out_uncharge;
+out_join:
+	cowsnap_nohuge_undo(op);
 out_uncharge:
 	cowsnap_unacct_memory(op->charged);
 	return err;

@@ -15,7 +15,7 @@
  * GUP-fast pins no page that is about to be shared), entries, flush, copies.
  */
 #include "hugetlb.h"
-#include "pgwalk.h"
+#include "large.h"
 
 /* What a pass meets and cannot do under the page-table locks. */
 enum block {
@@ -23,6 +23,8 @@ enum block {
 	BLOCK_MIGRATION,	/* the page is on its way: wait */
 	BLOCK_SWAP_COUNT,	/* the swap count needs a continuation page */
 	BLOCK_COPY,		/* a page to copy into is needed */
+	BLOCK_LARGE,		/* the folio must be split */
+	BLOCK_SWAPPED,		/* the page must be read in */
 	BLOCK_REFUSED,		/* op->reason says why */
 	BLOCK_POISON,		/* the page cannot be read */
 };
@@ -30,6 +32,7 @@ enum block {
 struct share {
 	enum block block;
 	swp_entry_t entry;	/* of BLOCK_SWAP_COUNT */
+	struct folio *large;	/* of BLOCK_LARGE, referenced */
 	struct folio *folio;	/* to copy into, and only for this source address */
 	unsigned long folio_addr;
 };
@@ -53,6 +56,10 @@ static bool share_swap(struct cowsnap_walk *walk, unsigned long addr,
 	struct share *share = walk->private;
 	swp_entry_t entry = softleaf_from_pte(pte);
 
+	if (cowsnap_swap_needs_fault(walk, pte)) {
+		share->block = BLOCK_SWAPPED;
+		return false;
+	}
 	if (cowsnap_swap_duplicate(entry) < 0) {
 		share->entry = entry;
 		share->block = BLOCK_SWAP_COUNT;
@@ -154,6 +161,7 @@ static void keep_content(struct folio *folio)
  *   duplicate's entry would be lost to reclaim and migration.
  * - Pages that may be pinned. They are protected, so that stores to them end
  *   with the others, see above.
+ * - What large.c says.
  *
  * Returns false when the walk must drop its locks first.
  */
@@ -162,6 +170,8 @@ static __always_inline bool share_present(struct cowsnap_walk *walk,
 					  pte_t *dst, pte_t pte)
 {
 	struct mm_struct *mm = walk->op->mm;
+	struct share *share = walk->private;
+	enum large_rule rule;
 	struct page *page;
 	struct folio *folio;
 
@@ -176,8 +186,16 @@ static __always_inline bool share_present(struct cowsnap_walk *walk,
 		block_refused(walk, addr, COWSNAP_REASON_SPECIAL);
 		return false;
 	}
+	rule = cowsnap_large_rule(walk, folio, page);
+	if (unlikely(rule == LARGE_SPLIT)) {
+		folio_get(folio);
+		share->large = folio;
+		share->block = BLOCK_LARGE;
+		return false;
+	}
 	pte = protect_src(mm, addr, src, pte);
-	if (unlikely(folio_test_ksm(folio) || cowsnap_refs_exhausted(folio) ||
+	if (unlikely(folio_test_ksm(folio) || rule == LARGE_COPY ||
+		     cowsnap_refs_exhausted(folio) ||
 		     cowsnap_dup_rmap_pte(folio, page, walk->dst_vma,
 					  walk->src_vma))) {
 		walk->op->left++;
@@ -344,6 +362,12 @@ static int share_blocked(struct cowsnap_walk *walk,
 		return cowsnap_swap_make_room(share->entry);
 	case BLOCK_COPY:
 		return alloc_folio(walk, span->src, span->dst);
+	case BLOCK_LARGE:
+		cowsnap_split(walk, share->large);
+		share->large = NULL;
+		return 0;
+	case BLOCK_SWAPPED:
+		return cowsnap_fault_in(walk, span->src);
 	case BLOCK_POISON:
 		return cowsnap_refuse(walk->op, span->src,
 				      COWSNAP_REASON_POISON, -EOPNOTSUPP);
@@ -370,7 +394,7 @@ static int share_pmd(struct cowsnap_walk *walk, const struct cowsnap_span *span,
 		return -EBUSY;
 	/* In private anonymous memory the only other one is the huge zero page. */
 	if (folio_test_anon(folio)) {
-		if (cowsnap_refs_exhausted(folio) ||
+		if (!COWSNAP_HUGE_WHOLE || cowsnap_refs_exhausted(folio) ||
 		    cowsnap_dup_rmap_pmd(folio, page, walk->dst_vma,
 					 walk->src_vma))
 			return -EBUSY;
@@ -415,6 +439,9 @@ static int share_huge(struct cowsnap_walk *walk, struct cowsnap_span *span)
 	/* There a huge page is the file's own, or on its way as such. */
 	if (!vma_is_anonymous(walk->src_vma))
 		return 0;
+	if (cowsnap_pmd_is_device(READ_ONCE(*span->src_pmd)))
+		return cowsnap_refuse(walk->op, span->src,
+				      COWSNAP_REASON_DEVICE, -EOPNOTSUPP);
 	if (!pmd_present(READ_ONCE(*span->src_pmd))) {
 		ksym(pmd_migration_entry_wait)(walk->op->mm, span->src_pmd);
 		return -EAGAIN;
@@ -473,6 +500,7 @@ static int share_pass(struct cowsnap_op *op, struct share *share,
 		addr = max(addr, vma->vm_start);
 		walk.src_vma = vma;
 		walk.dst_vma = find_vma(op->mm, addr + offset);
+		walk.has_relatives = cowsnap_vma_has_relatives(vma);
 		err = cowsnap_walk(&walk, addr, min(end, vma->vm_end));
 		addr = vma->vm_end;
 	}
@@ -512,5 +540,7 @@ int cowsnap_share(struct cowsnap_op *op)
 	raw_write_seqcount_end(&mm->write_protect_seq);
 	cowsnap_notify_end(&range);
 	drop_folio(&share);
+	if (share.large)	/* killed before it was split */
+		folio_put(share.large);
 	return err;
 }

@@ -6,6 +6,7 @@
 #include "compat.h"
 #include "cowsnap.h"
 #include "hugetlb.h"
+#include "large.h"
 
 /* What carries over to the duplicate of @vma. */
 unsigned long cowsnap_dst_vm_flags(const struct cowsnap_op *op,
@@ -19,7 +20,7 @@ unsigned long cowsnap_dst_vm_flags(const struct cowsnap_op *op,
 	if (op->flags & COWSNAP_REMAP_READONLY)
 		flags &= ~VM_WRITE;
 	/* As mmap: all of a new mapping is news to a soft-dirty tracker. */
-	return flags | VM_SOFTDIRTY;
+	return cowsnap_nohuge_flags(flags) | VM_SOFTDIRTY;
 }
 
 /* The page offset of @addr in its mapping, in base pages for hugetlb, too. */
