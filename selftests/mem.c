@@ -173,6 +173,13 @@ int mem_remap(int fd, void *src, size_t len, void *dst, unsigned int flags,
 	return ioctl(fd, COWSNAP_REMAP, r) ? -errno : 0;
 }
 
+bool mem_huge_whole(int fd)
+{
+	struct cowsnap_query q = { .size = sizeof(q) };
+
+	return !ioctl(fd, COWSNAP_QUERY, &q) && q.huge_whole;
+}
+
 void *mem_dup(int fd, void *src, size_t len)
 {
 	struct cowsnap_remap r;

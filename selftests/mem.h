@@ -75,6 +75,9 @@ int mem_remap(int fd, void *src, size_t len, void *dst, unsigned int flags,
 #define MEM_BROKEN	(-9999)
 int mem_refused(int fd, struct cowsnap_remap *r);
 
+/* Does QUERY say that huge pages are shared whole? */
+bool mem_huge_whole(int fd);
+
 /* A duplicate where the kernel likes, or NULL with the reason on stderr. */
 void *mem_dup(int fd, void *src, size_t len);
 

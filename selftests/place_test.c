@@ -210,8 +210,8 @@ static void check_huge_pair(struct __test_metadata *_metadata, int fd,
 		TH_LOG("reason %u at %#llx", r.reason, r.fault_addr);
 	EXPECT_EQ(len / MEM_PAGE, r.shared);
 	EXPECT_EQ(len / MEM_PAGE, mem_shared_pages(src, dst, len));
-	EXPECT_TRUE(mem_all_huge(src, len));
-	EXPECT_TRUE(mem_all_huge(dst, len));
+	EXPECT_EQ(mem_huge_whole(fd), mem_all_huge(src, len));
+	EXPECT_EQ(mem_huge_whole(fd), mem_all_huge(dst, len));
 	check_apart(_metadata, src, dst, half, half);
 	munmap(dst, len);
 	munmap(src, len);
