@@ -3,7 +3,8 @@
 # Usage: build.sh KERNEL_DIR OUT_DIR [PATCH...]
 # Build cowsnap.ko in OUT_DIR from a copy of the sources, with PATCHes applied,
 # for the kernel that fetch.sh put into KERNEL_DIR. A warning is an error, except
-# with PATCHes: what they take out may leave something unused.
+# with PATCHes: what they take out may leave something unused. When KERNEL_DIR has
+# a chroot, the build runs there, which takes root or user namespaces.
 # Environment: COWSNAP_FAULTS=1 builds with fault injection points.
 
 set -euo pipefail
@@ -15,6 +16,7 @@ kernel=$1
 out=$2
 shift 2
 [ -e "$kernel/build/Makefile" ] || die "$kernel/build is no kernel build directory"
+kernel=$(realpath "$kernel")
 
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
@@ -32,8 +34,11 @@ for patch; do
 done
 
 log=$out/build.log
-if ! make -C "$kernel/build" M="$out" "${options[@]}" -j"$(nproc)" modules >"$log" 2>&1 ||
-   { [ $# = 0 ] && grep -i 'warning:' "$log" | grep -qv 'compiler differs'; }; then
+where=()
+[ ! -e "$kernel/chroot" ] ||
+	where=("$vm/chroot.sh" --run "$(realpath "$kernel/chroot")" --bind "$kernel" --bind "$out" --)
+if ! "${where[@]}" make -C "$kernel/build" M="$out" "${options[@]}" -j"$(nproc)" modules >"$log" 2>&1 ||
+   { [ $# = 0 ] && grep -i 'warning:' "$log" | grep -qv 'compiler differs\|pahole version differs'; }; then
 	cat "$log" >&2
 	die "cowsnap does not build for $(cat "$kernel/release" 2>/dev/null || echo "$kernel")"
 fi

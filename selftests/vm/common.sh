@@ -8,6 +8,8 @@ top=$(cd "$vm/../.." && pwd)
 # What make told the script, it did not tell the kernel's build or ours.
 unset MAKEFLAGS MAKELEVEL MFLAGS MAKEOVERRIDES
 cache=${COWSNAP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cowsnap}
+# shellcheck disable=SC2034
+debian_keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 die()
 {
@@ -44,36 +46,6 @@ cache_lock()
 	mkdir -p "$cache"
 	exec 9>"$cache/$1.lock"
 	flock 9
-}
-
-apt_update()
-{
-	[ "$(id -u)" = 0 ] || die "the package lists are missing or old; run as root: apt-get update"
-	quietly apt-get -qq update
-}
-
-# Of the packages $@, those that apt could install: name and version, a line each.
-apt_candidates()
-{
-	[ $# = 0 ] || apt-cache policy "$@" 2>/dev/null |
-		awk '/^[^ ]/ { sub(/:$/, ""); name = $0 }
-		     /^  Candidate:/ && $2 != "(none)" { print name, $2 }'
-}
-
-# Before something is taken from the archive: an old list may name what is gone.
-apt_refresh()
-{
-	[ "$(id -u)" = 0 ] || return 0
-	[ -z "$(find "$cache/apt-updated" -mmin -60 2>/dev/null)" ] || return 0
-	apt_update || say "going on with the package lists as they are"
-	mkdir -p "$cache"
-	touch "$cache/apt-updated"
-}
-
-# Download the packages $2... into directory $1.
-apt_fetch()
-{
-	(cd "$1" && quietly apt-get -qq download "${@:2}")
 }
 
 # How many guests run at a time.

@@ -8,6 +8,8 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/common.sh"
+# shellcheck source-path=SCRIPTDIR
+. "$vm/apt.sh"
 
 source=linux-source-${1:-6.12}
 find_source()

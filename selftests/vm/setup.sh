@@ -8,12 +8,15 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/common.sh"
+# shellcheck source-path=SCRIPTDIR
+. "$vm/apt.sh"
 
 packages=(
 	gcc make libc6-dev patch pkg-config		# building
 	libelf1						# objtool of the header packages
 	libnuma-dev libjansson-dev			# cowsnap-bench
 	xz-utils kmod cpio busybox-static		# initramfs
+	debootstrap					# compilers of other releases
 	qemu-system-x86
 )
 
