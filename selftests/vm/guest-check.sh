@@ -4,11 +4,13 @@
 # In a guest: load /cowsnap.ko, provide swap, run the programs in
 # /files/selftests (all of them, or those named; of a program all tests or the
 # one named), unload the module. Results are TAP lines; the status is 1 when one
-# is `not ok`. A program has COWSNAP_TEST_TIMEOUT seconds (300).
+# is `not ok`. A program has COWSNAP_TEST_TIMEOUT seconds (300). What a kernel
+# with checks has to say at the end, leaks and lockdep, is a result as well.
 
 dir=/files/selftests
 limit=${COWSNAP_TEST_TIMEOUT:-300}
 cgroup=/sys/fs/cgroup/guest-check
+kmemleak=/sys/kernel/debug/kmemleak
 failed=0
 
 result()
@@ -49,10 +51,40 @@ judge()
 	! grep -q '^not ok ' /tmp/output || failed=1
 }
 
+now()
+{
+	cut -d. -f1 /proc/uptime
+}
+
+# What lies about from the start is not ours. An object counts as lost when two
+# scans, 5 seconds after it was allocated, find no pointer to it.
+forget_leaks()
+{
+	[ ! -e $kmemleak ] || echo clear >$kmemleak
+}
+
+check_leaks()
+{
+	[ -e $kmemleak ] || return 0
+	sleep 6
+	echo scan >$kmemleak && echo scan >$kmemleak && cat $kmemleak >/tmp/leaks
+	[ $? = 0 ] && [ ! -s /tmp/leaks ]
+	result $? no_kernel_memory_leaked
+	sed 's/^/# /' /tmp/leaks
+}
+
+# It switches itself off at its first complaint, of any kind, and then is blind.
+check_lockdep()
+{
+	[ -e /proc/lockdep_stats ] || return 0
+	grep -q 'debug_locks: *1' /proc/lockdep_stats
+	result $? lockdep_still_watches
+}
+
 # In a control group, so that no process of it is left afterwards.
 run_test()
 {
-	program=${1%%:*} only=${1#"${1%%:*}"}
+	program=${1%%:*} only=${1#"${1%%:*}"} start=$(now)
 
 	echo "# == $1 =="
 	if [ ! -x "$dir/$program" ]; then
@@ -73,9 +105,11 @@ run_test()
 	done
 	rm /tmp/pipe
 	judge "$1" $status
+	echo "# $1 took $(($(now) - start)) s"
 }
 
 setup || { result 1 "guest set-up"; exit 1; }
+forget_leaks
 insmod /cowsnap.ko || { result 1 "insmod"; exit 1; }
 if [ $# = 0 ]; then
 	cd $dir || exit
@@ -90,4 +124,6 @@ result $? rmmod_after_tests
 # With a swap entry leaked this does not end.
 timeout 60 swapoff /dev/ram0
 result $? swapoff_after_tests
+check_leaks
+check_lockdep
 exit $failed

@@ -28,6 +28,7 @@ set -euo pipefail
 splats='BUG:|WARNING:|Oops:|KASAN|KCSAN|KMSAN|KFENCE|UBSAN|Kernel panic|Call Trace'
 splats+='|possible (recursive|circular) locking|INFO: task .* blocked|rcu: INFO: rcu_.* detected'
 splats+='|soft lockup|hard LOCKUP|Bad (page|swap)|bad (pte|pmd|pud|p4d|pgd)|general protection'
+splats+='|kmemleak: [0-9]+ new suspected|trying to register non-static key|BUG [a-z][^ ]* \('
 splats+='|unable to handle|refcount_t:|Bad rss-counter|non-zero pgtables_bytes|double fault|kernel BUG at'
 # Bad page, died, warned, soft lockup: bits 5, 7, 9 and 14.
 tainted=$((1 << 5 | 1 << 7 | 1 << 9 | 1 << 14))
