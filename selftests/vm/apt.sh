@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154,SC2034
 # shellcheck source-path=SCRIPTDIR
 # Sourced after common.sh: packages from the archive, of the machine's own
 # release or, after use_suite, of another one.
@@ -89,4 +89,36 @@ apt_depends()
 apt_fetch()
 {
 	(cd "$1" && quietly apt-get "${apt_options[@]}" -qq download "${@:2}")
+}
+
+# Find out about the newest linux-source package of series $1: source_version,
+# and where the cache keeps it, source_deb.
+find_source()
+{
+	use_suite ''
+	read -r _ source_version < <(apt_candidates "linux-source-$1") || true
+	source_deb=$cache/sources/linux-source-$1_$source_version.deb
+	[ -n "$source_version" ]
+}
+
+# See that $source_deb is there: several want parts of it, none all of it.
+fetch_source()
+{
+	local tmp
+
+	(
+		cache_lock source
+		find_source "$1" || { apt_refresh; find_source "$1"; } || die "apt knows no linux-source-$1"
+		[ ! -e "$source_deb" ] || exit 0
+		apt_refresh
+		find_source "$1"
+		mkdir -p "$cache/sources"
+		rm -rf "$cache"/sources/tmp.*
+		tmp=$(mktemp -d "$cache/sources/tmp.XXXXXX")
+		say "fetching linux-source-$1"
+		apt_fetch "$tmp" "linux-source-$1"
+		mv "$tmp"/*.deb "$source_deb"
+		rmdir "$tmp"
+	) || exit
+	find_source "$1"
 }

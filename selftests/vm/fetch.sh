@@ -10,6 +10,7 @@
 #	6.1, 6.12, 7.3 ...	the newest packaged Debian kernel of that series, from
 #				the machine's release or from trixie-backports (which
 #				takes root once, for the chroot with its compiler)
+#	debug			6.12 with every check that debug.config asks for
 #	DIR			a directory as described
 #	VMLINUZ:BUILD[:ROOT]	any image, the directory it was built in or its headers,
 #				and the root below which its modules are installed (/)
@@ -19,6 +20,8 @@ set -euo pipefail
 . "$(dirname "$0")/common.sh"
 # shellcheck source-path=SCRIPTDIR
 . "$vm/apt.sh"
+# shellcheck source-path=SCRIPTDIR
+. "$vm/debug.sh"
 
 guest_modules=(brd zram loop)
 # Where to look for a series, the machine's own release first.
@@ -216,9 +219,10 @@ get_series()
 }
 
 [ $# -gt 0 ] || usage 1
-[ "$*" != all ] || set -- 6.1 6.12 7.3
+[ "$*" != all ] || set -- 6.1 6.12 7.3 debug
 for kernel; do
 	case $kernel in
+	debug)	find_debug; [ -d "$dir" ] || make_dir build_debug ;;
 	*:*)	find_given "$kernel"; [ -d "$dir" ] || make_dir link_given ;;
 	*/*)	dir=$(realpath "$kernel")
 		[ -e "$dir/vmlinuz" ] || die "there is no vmlinuz in $kernel"

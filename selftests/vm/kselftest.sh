@@ -11,35 +11,33 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 . "$vm/apt.sh"
 
-source=linux-source-${1:-6.12}
-find_source()
+series=${1:-6.12}
+source=linux-source-$series
+
+find_tree()
 {
-	read -r _ version < <(apt_candidates "$source") || true
-	dir=$cache/kselftest/${source}_$version
-	[ -n "$version" ]
+	find_source "$series" && dir=$cache/kselftest/${source}_$source_version
 }
 
 fetch_tree()
 {
 	local tmp selftests=$source/tools/testing/selftests
 
-	say "fetching $source"
 	mkdir -p "$cache/kselftest"
 	tmp=$(mktemp -d "$cache/kselftest/tmp.XXXXXX")
-	mkdir "$tmp/debs" "$tmp/tree"
-	apt_fetch "$tmp/debs" "$source"
-	dpkg-deb --fsys-tarfile "$tmp/debs/"*.deb | tar -xO "./usr/src/$source.tar.xz" |
-		tar -xJ -C "$tmp/tree" --strip-components=1 --wildcards --no-wildcards-match-slash \
+	dpkg-deb --fsys-tarfile "$source_deb" | tar -xO "./usr/src/$source.tar.xz" |
+		tar -xJ -C "$tmp" --strip-components=1 --wildcards --no-wildcards-match-slash \
 			"$selftests/lib.mk" "$selftests/*.h" "$selftests/*.sh" "$selftests/kselftest" \
 			"$source/scripts/*.include" "$source/tools/scripts" "$source/tools/include/uapi"
-	mv -T "$tmp/tree" "$dir"
+	chmod 755 "$tmp"
+	mv -T "$tmp" "$dir"
 }
 
-if ! find_source || [ ! -d "$dir" ]; then
+if ! find_tree || [ ! -d "$dir" ]; then
 	cache_lock kselftest
 	trap 'rm -rf "$cache"/kselftest/tmp.*' EXIT
-	apt_refresh
-	find_source || die "apt knows no $source"
+	fetch_source "$series"
+	find_tree
 	[ -d "$dir" ] || fetch_tree
 fi
 echo "$dir/tools/testing/selftests"
