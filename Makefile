@@ -10,7 +10,8 @@ all: module user
 
 help:
 	@echo 'make                the module for the running kernel, library, bench'
-	@echo 'make check          all tests, in virtual machines (MUTANTS=no KERNELS="6.1 6.12" JOBS=2)'
+	@echo 'make check          all tests, in virtual machines (MUTANTS=no KERNELS="6.1 6.12 7.3 debug"'
+	@echo '                    TESTS="remap_test ..." JOBS=2; selftests/vm/check.sh says what they take)'
 	@echo 'make bench          cowsnap beside fork, in a virtual machine (BENCH_ARGS=... MEM=4G)'
 	@echo 'make bench-count    the same by counting instructions'
 	@echo 'make check-here     the tests on this machine, with the module loaded'

@@ -45,7 +45,7 @@ caught_by()
 mutant()
 {
 	local patch=$1 kernel=$2 name tests status=0 by faults='' boot
-	local dir log
+	local dir log start=$SECONDS
 
 	name=$(basename "$patch" .patch)
 	dir=$out/$name
@@ -67,7 +67,7 @@ mutant()
 		-- "COWSNAP_TEST_TIMEOUT=120 /files/guest-check.sh $tests" >"$log" 2>&1 || status=$?
 	by=$(caught_by "$log" "$status")
 	if [ -n "$by" ]; then
-		echo "ok mutant $name caught by $by"
+		echo "ok mutant $name caught by $by ($((SECONDS - start)) s)"
 	elif [ "$status" = 0 ]; then
 		echo "not ok mutant $name survives $tests"
 	else

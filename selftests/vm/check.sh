@@ -1,33 +1,53 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Usage: check.sh
-# All tests: for each supported kernel a guest with one node and 4-level page
-# tables, one with two nodes, and one with a fault-injecting module; then the
-# mutants. The last line counts the results; the status is 0 when some passed
-# and none failed. The output of each guest is in build/check/log.
-# Environment: KERNELS="6.1 6.12", MUTANTS=no, JOBS (guests at a time).
+# All tests: for each kernel a guest with two nodes, one with one node and
+# 4-level page tables but without the tests that cannot tell, and one with a
+# fault-injecting module; then the mutants; last the debug kernel, on which two
+# guests share the tests.
+# The last line counts the results; the status is 0 when some passed and none
+# failed. The output of each guest is in build/check/log, how long each program
+# took in build/check/times.
+# Environment: KERNELS="6.1 6.12 7.3 debug" (what fetch.sh takes), MUTANTS=no,
+# JOBS (guests at a time), TESTS="abi_test ..." (of the programs only these).
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/common.sh"
+# shellcheck source-path=SCRIPTDIR
+. "$vm/progress.sh"
 
-kernels=${KERNELS:-6.1 6.12}
+kernels=${KERNELS:-6.1 6.12 7.3 debug}
 out=$top/build/check
 log=$out/log
+# What neither nodes nor page-table levels make a difference to. Whatever is
+# missing here runs twice.
+same='argument_test churn_test dirty_test fuzz_test instant_test ksm_test pin_test query_test'
+same+=' race_test refused_test sequence_test uffd_test'
+
+# How kernel $1 is called in file names.
+name_of()
+{
+	local name=${1%/}
+
+	name=${name##*/}
+	echo "${name//[^A-Za-z0-9._+-]/-}"
+}
 
 # Step $1, a test in itself, is the command $2...; status 1 when it fails.
 step()
 {
-	local name=$1 start=$SECONDS status=0
+	local name=$1 status=0
 
 	shift
+	begin "$name"
 	"$@" >"$log/$name.log" 2>&1 || status=1
 	if [ $status = 0 ]; then
 		echo "ok $name" >>"$log/$name.log"
-		echo "$name: passed, $((SECONDS - start)) s"
+		finish "$name" passed
 	else
 		echo "not ok $name" >>"$log/$name.log"
-		echo "$name: failed, $log/$name.log ends so:"
+		finish "$name" "failed, $log/$name.log ends so:"
 		tail -n 20 "$log/$name.log"
 	fi
 	return $status
@@ -44,32 +64,44 @@ build_user()
 
 build_modules()
 {
-	local series kernel
+	local dir
 
-	for series in $kernels; do
-		kernel=$(cat "$out/kernel-$series") &&
-		"$vm/build.sh" "$kernel" "$out/module-$series" &&
-		COWSNAP_FAULTS=1 "$vm/build.sh" "$kernel" "$out/faults-$series" || return
-	done
+	dir=$(cat "$out/kernel-$1") &&
+	"$vm/build.sh" "$dir" "$out/module-$1" &&
+	COWSNAP_FAULTS=1 "$vm/build.sh" "$dir" "$out/faults-$1"
 }
 
+# Kernel $1, called $2. The link is what says that it is there.
+fetch_kernel()
+{
+	"$vm/fetch.sh" "$1" >"$out/fetched-$2" && mv "$out/fetched-$2" "$out/kernel-$2"
+}
+
+# One after the other: they come from the same few archives.
 fetch_kernels()
 {
-	local series
+	local kernel
 
-	for series in $kernels; do
-		"$vm/fetch.sh" "$series" >"$out/kernel-$series" || return
+	for kernel; do
+		step "fetch-$(name_of "$kernel")" fetch_kernel "$kernel" "$(name_of "$kernel")" || true
 	done
 }
 
-# The guest called $1: kernel series $2, module directory $3, tests $4, options $5...
+fetch_nicely()
+{
+	renice -n 10 -p "$BASHPID" >/dev/null
+	fetch_kernels "$@"
+}
+
+# The guest called $1: kernel $2, module directory $3, tests $4, options $5...
 boot()
 {
-	local name=$1 series=$2 module=$3 tests=$4 status=0 start=$SECONDS passed failed skipped
+	local name=$1 kernel=$2 module=$3 tests=$4 status=0 passed failed skipped
 
 	shift 4
-	"$vm/run.sh" --kernel "$(cat "$out/kernel-$series")" --module "$out/$module-$series/cowsnap.ko" \
-		--files "$out/files" --timeout 900 --keep-console "$log/$name.console" "$@" \
+	begin "$name"
+	"$vm/run.sh" --kernel "$(cat "$out/kernel-$kernel")" --module "$out/$module-$kernel/cowsnap.ko" \
+		--files "$out/files" --keep-console "$log/$name.console" "$@" \
 		-- "/files/guest-check.sh $tests" >"$log/$name.log" 2>&1 || status=$?
 	case $status in
 	0|1)	echo "ok boot $name: the kernel did not complain" ;;
@@ -77,31 +109,79 @@ boot()
 	esac >>"$log/$name.log"
 
 	read -r passed failed skipped < <(count_results "$log/$name.log")
-	echo "$name: $passed passed, $failed failed, $skipped skipped, $((SECONDS - start)) s"
+	finish "$name" "$passed passed, $failed failed, $skipped skipped"
 	[ "$failed" = 0 ] || grep '^not ok' "$log/$name.log" | sed 's/^/    /'
 }
 
-boot_all()
+# Of the built tests: those in $1, or with - as $2 all but those.
+tests_of()
 {
-	local series tests
+	local test
 
-	tests=$(cd "$out/files/selftests" && echo *_test)
-	tests=${tests//fault_test/}
-	for series in $kernels; do
-		spawn boot "$series-2nodes" "$series" module "$tests" --nodes 2 --cpus 8
-		spawn boot "$series-1node" "$series" module "$tests" --cpus 2 --cpu max,la57=off
-		[ ! -e "$out/files/selftests/fault_test" ] ||
-			spawn boot "$series-faults" "$series" faults fault_test --cpus 2
+	for test in "$out/files/selftests"/*_test; do
+		test=${test##*/}
+		[[ -z "${TESTS:-}" || " $TESTS " == *" $test "* ]] || continue
+		if [[ " $1 " == *" $test "* ]]; then
+			[ -n "${2:-}" ] || echo -n "$test "
+		else
+			[ -z "${2:-}" ] || echo -n "$test "
+		fi
 	done
-	wait
+}
+
+# The guest of kernel $1 called $2, with module directory $3, tests $4, options
+# $5..., unless there is nothing to test in it.
+start()
+{
+	local name=$1-$2
+
+	# Where everything takes many times as long.
+	[ "$1" != debug ] || set -- "$@" --timeout 2400 --mem 3G
+	[ -z "$4" ] || spawn boot "$name" "$1" "$3" "$4" --timeout 900 "${@:5}"
+}
+
+# The guests of kernel $1.
+boot_kernel()
+{
+	if [ "$1" = debug ]; then
+		start debug same module "$(tests_of "$same")" --nodes 2 --cpus 4
+		start debug rest module "$(tests_of "$same fault_test" -)" --nodes 2 --cpus 4
+	else
+		start "$1" 2nodes module "$(tests_of fault_test -)" --nodes 2 --cpus 4
+		start "$1" 1node module "$(tests_of "$same fault_test" -)" --cpus 2 --cpu max,la57=off
+	fi
+	start "$1" faults faults "$(tests_of fault_test)" --cpus 2
+}
+
+# As soon as kernel $1 is there: its modules and guests.
+check_kernel()
+{
+	while [ ! -e "$out/kernel-$1" ]; do
+		grep -qs '^not ok' "$log/fetch-$1.log" && return
+		sleep 1
+	done
+	step "build-$1" build_modules "$1" || return 0
+	boot_kernel "$1"
+}
+
+# What each program took in each guest, the longest first.
+write_times()
+{
+	awk '/^# .* took [0-9]+ s$/ {
+		guest = FILENAME
+		gsub(/.*\/|\.log$/, "", guest)
+		printf "%5d s  %-16s %s\n", $4, $2, guest
+	}' "$log"/*.log | sort -rn >"$out/times"
 }
 
 # However we end, the count comes last, and is none of a success by accident.
-finish()
+at_exit()
 {
 	local status=$? passed failed skipped
 
 	kill_jobs
+	end_progress
+	write_times
 	read -r passed failed skipped < <(count_results "$log"/*.log)
 	[ $status = 0 ] || [ "$failed" -gt 0 ] || failed=1
 	echo "$passed passed, $failed failed, $skipped skipped"
@@ -111,18 +191,32 @@ finish()
 mkdir -p "$out"
 exec 8>"$out/lock"
 flock 8
-rm -rf "$log" "$out/files"
+rm -rf "$log" "$out/files" "$out"/kernel-* "$out"/fetched-*
 mkdir -p "$log" "$out/files/selftests"
-trap finish EXIT
+trap at_exit EXIT
 trap 'exit 1' INT TERM HUP
 
 "$vm/setup.sh" g++ mandoc
-step fetch fetch_kernels
+begin_progress
+read -r -a list <<<"$kernels"
+packaged=()
+for kernel in "${list[@]}"; do
+	[ "$kernel" = debug ] || packaged+=("$kernel")
+done
+background fetch_kernels "${packaged[@]}"
 step user build_user
+# Compiled in what the others leave idle, and needed last.
+[ ${#packaged[@]} = ${#list[@]} ] || background fetch_nicely debug
 step library make -C "$top/user" O="$out/user-shared" check || true
-step modules build_modules
-boot_all
+for kernel in "${packaged[@]}"; do
+	check_kernel "$(name_of "$kernel")"
+done
 if [ "${MUTANTS:-yes}" != no ]; then
-	"$vm/../mutants/run.sh" | tee "$log/mutants.log"
+	wait_spawned 1
+	begin mutants
+	"$vm/../mutants/run.sh" | tee "$log/mutants.log" | sed -u "s/^/$clear_line/"
+	finish mutants over
 fi
-echo "in all $SECONDS s"
+[ ${#packaged[@]} = ${#list[@]} ] || check_kernel debug
+wait_spawned 1
+echo "${clear_line}in all $SECONDS s; times of the programs: $out/times"

@@ -52,16 +52,43 @@ cache_lock()
 jobs=${JOBS:-$(nproc)}
 [ "$jobs" -le 4 ] || jobs=${JOBS:-4}
 
-# Run "$@" as a job, when fewer than $jobs are running.
-spawn()
+# Run "$@" beside us, in a process group of its own, for kill_jobs; no lock is
+# held longer than by us.
+background()
 {
-	while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do
-		wait -n || true
-	done
-	# A process group of its own, for kill_jobs; no lock held longer than by us.
 	set -m
 	"$@" 8>&- 9>&- &
 	set +m
+}
+
+# The jobs of spawn that have not ended.
+spawned=()
+count_spawned()
+{
+	local job left=()
+
+	for job in "${spawned[@]}"; do
+		! kill -0 "$job" 2>/dev/null || left+=("$job")
+	done
+	spawned=("${left[@]}")
+}
+
+# Wait until fewer than $1 of them run. A second is little for a guest.
+wait_spawned()
+{
+	count_spawned
+	while [ ${#spawned[@]} -ge "$1" ]; do
+		sleep 1
+		count_spawned
+	done
+}
+
+# The same as background, when fewer than $jobs of these are running.
+spawn()
+{
+	wait_spawned "$jobs"
+	background "$@"
+	spawned+=($!)
 }
 
 kill_jobs()
