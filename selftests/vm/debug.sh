@@ -26,8 +26,8 @@ unpack_source()
 			    drivers/{gpu,iio,infiniband,media,net,scsi,staging,usb})
 	dpkg-deb --fsys-tarfile "$1" | tar -xO "./usr/src/linux-source-$debug_series.tar.xz" |
 		tar -xJ -C "$2" --strip-components=1 --exclude='*/Documentation/*/*' \
-			--exclude='*/arch/[!x]*/*' --exclude='*/tools/testing/*' \
-			--exclude='*/tools/perf/*' "${skip[@]}"
+			--exclude='*/arch/[!x]*/*.[chS]' --exclude='*/dts/*' \
+			--exclude='*/tools/testing/*' --exclude='*/tools/perf/*' "${skip[@]}"
 }
 
 # Every line of debug.config has to come true.
