@@ -5,6 +5,8 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -13,7 +15,10 @@
 #include <unistd.h>
 
 #include "kselftest_harness.h"
-#include "mem.h"
+#include "kernel.h"
+#include "touch.h"
+#include "uffd.h"
+#include "uring.h"
 
 #define PAGES(n)	((n) * MEM_PAGE)
 #define NR		16
@@ -21,6 +26,10 @@
 /* Newer than the headers of Debian 12. */
 #ifndef SYS_mseal
 #define SYS_mseal	462
+#endif
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL	102
+#define MADV_GUARD_REMOVE	103
 #endif
 #ifndef PR_SET_VMA
 #define PR_SET_VMA	0x53564d41
@@ -52,16 +61,23 @@ FIXTURE_TEARDOWN(kept)
 	close(self->fd);
 }
 
-/* Both hold it, share it, and are apart when written. */
-static void check_duplicate(struct __test_metadata *_metadata, char *src,
-			    char *dst, size_t len)
+/* Both hold it, and are apart when written. */
+static void check_duplicate_content(struct __test_metadata *_metadata,
+				    char *src, char *dst, size_t len)
 {
-	EXPECT_EQ(len / MEM_PAGE, mem_shared_pages(src, dst, len));
 	EXPECT_TRUE(mem_check(dst, len, 1));
 	mem_fill(dst, len, 2);
 	EXPECT_TRUE(mem_check(src, len, 1));
 	mem_fill(src, len, 3);
 	EXPECT_TRUE(mem_check(dst, len, 2));
+}
+
+/* And share it until then. */
+static void check_duplicate(struct __test_metadata *_metadata, char *src,
+			    char *dst, size_t len)
+{
+	EXPECT_EQ(len / MEM_PAGE, mem_shared_pages(src, dst, len));
+	check_duplicate_content(_metadata, src, dst, len);
 }
 
 TEST_F(kept, heap_is_duplicated)
@@ -80,6 +96,15 @@ TEST_F(kept, heap_is_duplicated)
 	EXPECT_TRUE(mem_check(dst, self->len, 2));
 }
 
+static size_t __attribute__((noinline)) use_stack(size_t len)
+{
+	volatile char room[PAGES(4)];
+
+	memset((char *)room, 1, sizeof(room));
+	return sizeof(room) + (len > sizeof(room) ?
+			       use_stack(len - sizeof(room)) : 0);
+}
+
 /* Not to grow: a neighbour below it would be grown into. */
 TEST_F(kept, stack_is_duplicated_and_does_not_grow)
 {
@@ -93,11 +118,15 @@ TEST_F(kept, stack_is_duplicated_and_does_not_grow)
 	EXPECT_FALSE(mem_smaps_flag(dst, "gd"));
 	EXPECT_TRUE(mem_smaps_flag(src, "gd"));
 	check_duplicate(_metadata, src, dst, self->len);
+	/* And the stack is a stack still. */
+	EXPECT_EQ(1 << 20, use_stack(1 << 20));
+	EXPECT_TRUE(mem_check(dst, self->len, 2));
 }
 
 TEST_F(kept, growsdown_is_not_taken_over)
 {
 	char *src, *dst, *low;
+	struct cowsnap_remap r;
 
 	low = mem_free_range(PAGES(300 + NR), MEM_HUGE, 0);
 	ASSERT_NE(NULL, low);
@@ -107,13 +136,83 @@ TEST_F(kept, growsdown_is_not_taken_over)
 	ASSERT_NE(MAP_FAILED, src);
 	mem_fill(src, self->len, 1);
 	ASSERT_TRUE(mem_smaps_flag(src, "gd"));
-	dst = mem_dup(self->fd, src, self->len);
-	ASSERT_NE(NULL, dst);
+	/* Room to grow for both. */
+	low = mem_free_range(PAGES(300 + NR), MEM_HUGE, 0);
+	ASSERT_NE(NULL, low);
+	dst = low + PAGES(300);
+	ASSERT_EQ(0, mem_remap(self->fd, src, self->len, dst,
+			       COWSNAP_REMAP_FIXED_NOREPLACE, &r));
 	EXPECT_FALSE(mem_smaps_flag(dst, "gd"));
+	EXPECT_TRUE(mem_smaps_flag(src, "gd"));
 	check_duplicate(_metadata, src, dst, self->len);
-	/* The source grows on. */
-	*(volatile char *)(src - 1) = 1;
+	EXPECT_EQ(SIGSEGV, store_at(dst - 1));
+	EXPECT_TRUE(mem_is_free(low, PAGES(300)));
+	/* The source grows on, with all that it held. */
+	EXPECT_EQ(0, store_at(src - 1));
+	EXPECT_TRUE(mem_check(src, self->len, 3));
 	EXPECT_TRUE(mem_check(dst, self->len, 2));
+}
+
+/* A thread's stack while it runs, with the guard below it. */
+struct counting {
+	pthread_t thread;
+	_Atomic(volatile uint64_t *) room;
+	_Atomic bool stop;
+};
+
+#define ROOM	(PAGES(8) / sizeof(uint64_t))
+
+static void *count_on_stack(void *arg)
+{
+	volatile uint64_t room[ROOM] = { 0 };
+	struct counting *c = arg;
+
+	c->room = room;
+	while (!c->stop) {
+		room[0]++;
+		room[ROOM - 1]++;
+	}
+	return (void *)(uintptr_t)(room[0] == room[ROOM - 1]);
+}
+
+TEST_F(kept, thread_stack_is_duplicated_with_its_guard)
+{
+	unsigned long start, end, guard;
+	struct counting c = { .room = NULL };
+	uint64_t first, last, before, after;
+	volatile uint64_t *copy;
+	void *right = NULL;
+	char perms[5], *dst;
+
+	ASSERT_EQ(0, pthread_create(&c.thread, NULL, count_on_stack, &c));
+	while (!c.room || !c.room[ROOM - 1])
+		usleep(1000);
+	ASSERT_TRUE(mem_vma((char *)c.room, &start, &end, NULL));
+	ASSERT_TRUE(mem_vma((char *)start - 1, &guard, NULL, perms));
+	ASSERT_STREQ("---p", perms);
+	guard = start - MEM_PAGE;
+	before = c.room[0];
+	dst = mem_dup(self->fd, (char *)guard, end - guard);
+	ASSERT_NE(NULL, dst);
+	after = c.room[0];
+	copy = (uint64_t *)(dst + ((char *)c.room - (char *)guard));
+	first = copy[0];
+	last = copy[ROOM - 1];
+	EXPECT_LE(before, first);
+	EXPECT_GE(after, first);
+	EXPECT_GE(1, first - last);
+	EXPECT_EQ(SIGSEGV, load_at(dst));
+	EXPECT_EQ(SIGSEGV, store_at(dst + MEM_PAGE - 1));
+	EXPECT_EQ(SIGSEGV, store_at((char *)guard));
+	/* It runs on, on its own stack. */
+	while (c.room[0] < after + 1000)
+		usleep(1000);
+	EXPECT_EQ(first, copy[0]);
+	EXPECT_EQ(last, copy[ROOM - 1]);
+	memset(dst + MEM_PAGE, 0x5a, end - start);
+	c.stop = true;
+	ASSERT_EQ(0, pthread_join(c.thread, &right));
+	EXPECT_NE(NULL, right);
 }
 
 /* Reserved or not, as the source: a charge too few is given back too often. */
@@ -158,68 +257,6 @@ TEST_F(kept, reserved_memory_is_charged_and_given_back)
 	munmap(dst, len);
 	mem_counters(&b);
 	EXPECT_TRUE(mem_counters_equal(&a, &b));
-}
-
-/* Advice, by the flag that it sets in VmFlags of smaps. */
-FIXTURE(advice)
-{
-	int fd;
-	char *src;
-	size_t len;
-};
-
-FIXTURE_VARIANT(advice)
-{
-	int advice;
-	const char *flag;
-};
-
-#define ADVICE(name, advice_, flag_)					\
-	FIXTURE_VARIANT_ADD(advice, name) { advice_, flag_ }
-
-ADVICE(dontfork, MADV_DONTFORK, "dc");
-ADVICE(dontdump, MADV_DONTDUMP, "dd");
-ADVICE(hugepage, MADV_HUGEPAGE, "hg");
-ADVICE(nohugepage, MADV_NOHUGEPAGE, "nh");
-ADVICE(mergeable, MADV_MERGEABLE, "mg");
-ADVICE(random, MADV_RANDOM, "rr");
-ADVICE(sequential, MADV_SEQUENTIAL, "sr");
-
-FIXTURE_SETUP(advice)
-{
-	self->fd = mem_open();
-	ASSERT_GE(self->fd, 0)
-		TH_LOG("%s: %s. Is the module loaded?", MEM_DEVICE,
-		       strerror(errno));
-	self->len = PAGES(NR);
-	self->src = mmap(NULL, 3 * self->len, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ASSERT_NE(MAP_FAILED, self->src);
-	self->src += self->len;
-	mem_fill(self->src, self->len, 1);
-}
-
-FIXTURE_TEARDOWN(advice)
-{
-	close(self->fd);
-}
-
-TEST_F(advice, is_kept_and_none_is_added)
-{
-	char *plain, *dst;
-
-	plain = mem_dup(self->fd, self->src, self->len);
-	ASSERT_NE(NULL, plain);
-	EXPECT_FALSE(mem_smaps_flag(plain, variant->flag));
-	if (madvise(self->src, self->len, variant->advice))
-		SKIP(return, "madvise(%d): %s", variant->advice,
-		     strerror(errno));
-	dst = mem_dup(self->fd, self->src, self->len);
-	ASSERT_NE(NULL, dst);
-	EXPECT_TRUE(mem_smaps_flag(dst, variant->flag));
-	EXPECT_TRUE(mem_smaps_flag(self->src, variant->flag));
-	EXPECT_FALSE(mem_smaps_flag(plain, variant->flag));
-	EXPECT_TRUE(mem_check(dst, self->len, 1));
 }
 
 /* Guest RAM of a VMM is marked so. It is to be duplicated, and not by fork. */
@@ -310,6 +347,43 @@ TEST_F(kept, protection_key_holds_for_the_duplicate)
 	EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
 }
 
+/* Nobody gets at what is copied at once, or by a later write, around the key. */
+TEST_F(kept, protection_key_holds_for_copies)
+{
+	int key = pkey_alloc(0, 0), err;
+	struct cowsnap_remap r;
+	struct uring ring;
+	char *dst;
+	size_t i;
+
+	if (key < 0)
+		SKIP(return, "pkey_alloc: %s", strerror(errno));
+	err = uring_open(&ring);
+	if (err)
+		SKIP(return, "no io_uring: %s", strerror(-err));
+	ASSERT_EQ(0, uring_pin(&ring, self->src, PAGES(4)));
+	ASSERT_EQ(0, pkey_mprotect(self->src, self->len, PROT_READ |
+				   PROT_WRITE, key));
+	ASSERT_EQ(0, mem_remap(self->fd, self->src, self->len, NULL, 0, &r));
+	EXPECT_EQ(4, r.copied);
+	dst = (char *)r.dst;
+	mem_fill(dst, PAGES(8), 1);
+	for (i = 0; i < NR; i++) {
+		pkey_set(key, PKEY_DISABLE_WRITE);
+		EXPECT_EQ(SIGSEGV, store_at(dst + PAGES(i)));
+		pkey_set(key, PKEY_DISABLE_WRITE);
+		EXPECT_EQ(SIGSEGV, store_at(self->src + PAGES(i)));
+		pkey_set(key, PKEY_DISABLE_ACCESS);
+		EXPECT_EQ(SIGSEGV, load_at(dst + PAGES(i)));
+		pkey_set(key, PKEY_DISABLE_ACCESS);
+		EXPECT_EQ(SIGSEGV, load_at(self->src + PAGES(i)));
+	}
+	pkey_set(key, 0);
+	check_duplicate_content(_metadata, self->src, dst, self->len);
+	uring_unpin(&ring);
+	uring_close(&ring);
+}
+
 /* Locked memory */
 
 /* The limit on it is for what was asked to be locked. */
@@ -358,6 +432,60 @@ TEST_F(kept, lock_on_fault_is_not_taken_over)
 	EXPECT_TRUE(mem_untouched(src + self->len / 2));
 }
 
+/* All that is mapped from now on is locked: by mmap(), which this is not. */
+TEST_F(kept, duplicate_is_not_locked_by_mlockall)
+{
+	struct mem_counters before, after;
+	char *src = mem_map_alone(self->len), *dst;
+
+	ASSERT_NE(NULL, src);
+	if (mlockall(MCL_FUTURE))
+		SKIP(return, "mlockall: %s", strerror(errno));
+	mem_counters(&before);
+	dst = mem_dup(self->fd, src, self->len);
+	ASSERT_NE(NULL, dst);
+	mem_counters(&after);
+	EXPECT_EQ(before.locked, after.locked);
+	EXPECT_FALSE(mem_smaps_flag(dst, "lo"));
+	EXPECT_TRUE(mem_untouched(dst));
+	munlockall();
+}
+
+static long mlocked_pages(void)
+{
+	mem_drain();
+	mem_write("/proc/sys/vm/stat_refresh", "1");
+	return mem_vmstat("nr_mlock");
+}
+
+/*
+ * What the kernel counts as locked are the pages that the source maps, be they
+ * shared or its own.
+ */
+TEST_F(kept, locked_pages_are_those_of_the_source)
+{
+	long none = mlocked_pages();
+	char *dup[2];
+
+	if (mlock(self->src, self->len))
+		SKIP(return, "mlock: %s", strerror(errno));
+	ASSERT_EQ(none + NR, mlocked_pages());
+	dup[0] = mem_dup(self->fd, self->src, self->len);
+	dup[1] = mem_dup(self->fd, self->src, self->len);
+	ASSERT_TRUE(dup[0] && dup[1]);
+	EXPECT_EQ(none + NR, mlocked_pages());
+	mem_fill(dup[0], self->len, 2);
+	EXPECT_EQ(none + NR, mlocked_pages());
+	mem_fill(self->src, self->len, 3);
+	EXPECT_EQ(none + NR, mlocked_pages());
+	EXPECT_TRUE(mem_check(dup[1], self->len, 1));
+	ASSERT_EQ(0, munmap(dup[0], self->len));
+	ASSERT_EQ(0, munmap(dup[1], self->len));
+	EXPECT_EQ(none + NR, mlocked_pages());
+	ASSERT_EQ(0, munlock(self->src, self->len));
+	EXPECT_EQ(none, mlocked_pages());
+}
+
 /* Or it could never be unmapped. */
 TEST_F(kept, seal_is_not_taken_over)
 {
@@ -371,6 +499,31 @@ TEST_F(kept, seal_is_not_taken_over)
 	EXPECT_EQ(0, mprotect(dst, self->len, PROT_READ));
 	EXPECT_EQ(0, munmap(dst, self->len));
 	EXPECT_EQ(-1, munmap(self->src, self->len));
+}
+
+/* Markers in the page table, where a stack or an allocator ends. */
+TEST_F(kept, guard_regions_are_kept)
+{
+	char *src = self->src, *dst;
+	struct cowsnap_remap r;
+
+	if (madvise(src + PAGES(4), PAGES(2), MADV_GUARD_INSTALL))
+		SKIP(return, "this kernel has no guard regions");
+	ASSERT_EQ(0, mem_remap(self->fd, src, self->len, NULL, 0, &r));
+	EXPECT_EQ(NR - 2, r.shared);
+	dst = (char *)r.dst;
+	EXPECT_EQ(SIGSEGV, load_at(dst + PAGES(4)));
+	EXPECT_EQ(SIGSEGV, store_at(dst + PAGES(5)));
+	EXPECT_EQ(SIGSEGV, load_at(src + PAGES(4)));
+	EXPECT_TRUE(mem_check(dst, PAGES(4), 1));
+	mem_fill(dst + PAGES(6), self->len - PAGES(6), 2);
+	/* Each can be taken away by itself. */
+	ASSERT_EQ(0, madvise(dst + PAGES(4), PAGES(2), MADV_GUARD_REMOVE));
+	EXPECT_TRUE(mem_is_zero(dst + PAGES(4), PAGES(2)));
+	EXPECT_EQ(SIGSEGV, store_at(src + PAGES(5)));
+	ASSERT_EQ(0, madvise(src, self->len, MADV_GUARD_REMOVE));
+	EXPECT_TRUE(mem_check(src, PAGES(4), 1));
+	EXPECT_TRUE(mem_is_zero(src + PAGES(4), PAGES(2)));
 }
 
 TEST_HARNESS_MAIN

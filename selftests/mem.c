@@ -639,25 +639,33 @@ long mem_smaps(const void *addr, const char *field)
 	return value;
 }
 
-bool mem_smaps_flag(const void *addr, const char *two_letters)
+bool mem_smaps_flags(const void *addr, char *flags, size_t size)
 {
 	struct map_line map;
 	bool found = false;
-	char *line, *at;
+	char *line;
 
 	if (!find_map("/proc/self/smaps", addr, &map))
 		return false;
-	while ((line = text_line())) {
-		if (parse_map(line, &map))
-			break;
-		if (strncmp(line, "VmFlags:", 8))
-			continue;
-		for (at = strchr(line, ' '); at; at = strchr(at + 1, ' '))
-			found |= !strncmp(at + 1, two_letters, 2);
-		break;
+	while (!found && (line = text_line()) && !parse_map(line, &map)) {
+		found = !strncmp(line, "VmFlags: ", 9);
+		if (found)
+			snprintf(flags, size, "%s", line + 9);
 	}
 	text_close();
 	return found;
+}
+
+bool mem_smaps_flag(const void *addr, const char *two_letters)
+{
+	char flags[256], *at;
+
+	if (!mem_smaps_flags(addr, flags, sizeof(flags)))
+		return false;
+	for (at = flags; *at; at += 3)
+		if (!strncmp(at, two_letters, 2))
+			return true;
+	return false;
 }
 
 /* Accounting */

@@ -116,6 +116,9 @@ long mem_smaps(const void *addr, const char *field);
 /* Is the VmFlags mnemonic set on the mapping of @addr? */
 bool mem_smaps_flag(const void *addr, const char *two_letters);
 
+/* All of its mnemonics, each followed by a blank. */
+bool mem_smaps_flags(const void *addr, char *flags, size_t size);
+
 /* Mapping of @addr as /proc/self/maps has it; false when there is none. */
 bool mem_vma(const void *addr, unsigned long *start, unsigned long *end,
 	     char perms[5]);

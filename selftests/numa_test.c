@@ -16,6 +16,7 @@
 
 #include "kselftest_harness.h"
 #include "mem.h"
+#include "uring.h"
 
 #define PAGES(n)	((n) * MEM_PAGE)
 #define NR		16
@@ -130,6 +131,67 @@ TEST_F(policy, policy_decides_where_copies_go)
 		EXPECT_EQ(1, node_of(src + PAGES(i)));
 		EXPECT_EQ(1, node_of(dst + PAGES(i)));
 	}
+}
+
+/* And what is copied at once. */
+TEST_F(policy, policy_decides_where_pinned_pages_are_copied_to)
+{
+	static const int modes[] = { MPOL_BIND, MPOL_PREFERRED };
+	unsigned long mask = 2;
+	struct cowsnap_remap r;
+	struct uring ring;
+	char *src, *dst;
+	size_t i, j;
+	int err;
+
+	if (mem_nodes() < 2)
+		SKIP(return, "only one NUMA node");
+	err = uring_open(&ring);
+	if (err)
+		SKIP(return, "no io_uring: %s", strerror(-err));
+	ASSERT_EQ(0, run_on_cpu0());
+	for (j = 0; j < ARRAY_SIZE(modes); j++) {
+		src = mem_map_alone(self->len);
+		ASSERT_NE(NULL, src);
+		mem_fill(src, self->len, 1);
+		ASSERT_EQ(0, node_of(src));
+		/* Pages that are there stay where they are. */
+		ASSERT_EQ(0, set_policy(src, self->len, modes[j], mask));
+		ASSERT_EQ(0, uring_pin(&ring, src, self->len / 2));
+		ASSERT_EQ(0, mem_remap(self->fd, src, self->len, NULL, 0, &r));
+		ASSERT_EQ(NR / 2, r.copied);
+		dst = (char *)r.dst;
+		for (i = 0; i < NR; i++) {
+			EXPECT_EQ(0, node_of(src + PAGES(i)));
+			EXPECT_EQ(i < NR / 2, node_of(dst + PAGES(i)));
+		}
+		EXPECT_TRUE(mem_check(dst, self->len, 1));
+		uring_unpin(&ring);
+		mem_unmap_alone(src, self->len);
+	}
+	uring_close(&ring);
+}
+
+/* Page by page in turn, at both ends of the same offset. */
+TEST_F(policy, interleaved_copies_alternate)
+{
+	unsigned long mask = 3;
+	char *src, *dst;
+	size_t i;
+
+	if (mem_nodes() < 2)
+		SKIP(return, "only one NUMA node");
+	src = mem_map_alone(self->len);
+	ASSERT_NE(NULL, src);
+	ASSERT_EQ(0, set_policy(src, self->len, MPOL_INTERLEAVE, mask));
+	mem_fill(src, self->len, 1);
+	dst = mem_dup(self->fd, src, self->len);
+	ASSERT_NE(NULL, dst);
+	mem_fill(dst, self->len, 2);
+	for (i = 0; i < NR; i++)
+		EXPECT_EQ(node_of(src + PAGES(i)), node_of(dst + PAGES(i)));
+	for (i = 1; i < NR; i++)
+		EXPECT_NE(node_of(dst + PAGES(i - 1)), node_of(dst + PAGES(i)));
 }
 
 /*

@@ -5,20 +5,27 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/if_packet.h>
 #include <stdio.h>
 #include <sys/auxv.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "kselftest_harness.h"
 #include "mem.h"
+#include "uring.h"
 
 #define PAGES(n)	((n) * MEM_PAGE)
 #define U64(p)		((__u64)(uintptr_t)(p))
 #define NR		16
 
 /* Newer than the headers of Debian 12. */
+#ifndef SYS_memfd_secret
+#define SYS_memfd_secret 447
+#endif
 #ifndef MAP_DROPPABLE
 #define MAP_DROPPABLE	0x08
 #endif
@@ -131,6 +138,41 @@ static bool put_droppable(char *at, size_t len)
 		    MAP_ANONYMOUS | MAP_FIXED, -1, 0) == at;
 }
 
+/* Memory that not even the kernel maps; only ever shared. */
+static bool put_secret(char *at, size_t len)
+{
+	int fd = syscall(SYS_memfd_secret, 0);
+	bool done;
+
+	if (fd < 0)
+		return false;
+	done = !ftruncate(fd, len) &&
+	       mmap(at, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
+		    0) == at;
+	close(fd);
+	return done;
+}
+
+/* The ring of a packet socket: pages of a driver in a mixed map. */
+static bool put_packet_ring(char *at, size_t len)
+{
+	struct tpacket_req ring = {
+		.tp_block_size = PAGES(16), .tp_block_nr = len / PAGES(16),
+		.tp_frame_size = 2048, .tp_frame_nr = len / 2048,
+	};
+	int fd = socket(AF_PACKET, SOCK_RAW, 0);
+	bool done;
+
+	if (fd < 0)
+		return false;
+	done = !setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &ring,
+			   sizeof(ring)) &&
+	       mmap(at, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED,
+		    fd, 0) == at;
+	close(fd);
+	return done;
+}
+
 #define REFUSED(name, reason_, ...)					\
 	FIXTURE_VARIANT_ADD(refused, name)				\
 	{ .put = put_##name, .reason = COWSNAP_REASON_##reason_, __VA_ARGS__ }
@@ -144,6 +186,8 @@ REFUSED(dev_zero, FILE, .kind = COWSNAP_KIND_FILE);
 REFUSED(hugetlb, HUGETLB, .kind = COWSNAP_KIND_HUGETLB);
 REFUSED(wipeonfork, WIPEONFORK);
 REFUSED(droppable, WIPEONFORK);
+REFUSED(secret, SHARED);
+REFUSED(packet_ring, PFNMAP);
 
 FIXTURE_SETUP(refused)
 {
@@ -217,6 +261,38 @@ TEST_F(refused, and_what_lies_before_it_is_not_shared)
 	EXPECT_EQ(NR, self->r.shared);
 }
 
+/* Not written, not protected, not touched: no trace of having been looked at. */
+TEST_F(refused, and_is_left_as_it_was)
+{
+	uint64_t was[NR], is[NR];
+	struct mem_counters before, after;
+	char flags[2][256], perms[5];
+	bool fill;
+
+	ASSERT_TRUE(mem_vma(self->bad, NULL, NULL, perms));
+	/* A pool of one page, which is not to be taken. */
+	fill = perms[1] == 'w' && variant->reason != COWSNAP_REASON_HUGETLB;
+	if (fill)
+		mem_fill(self->bad, PAGES(NR / 2), 2);
+	ASSERT_TRUE(mem_smaps_flags(self->bad, flags[0], sizeof(flags[0])));
+	ASSERT_TRUE(mem_pagemap_read(self->bad, was, NR));
+	self->r.src = U64(self->good);
+	self->r.len = 2 * MEM_HUGE;
+	mem_counters(&before);
+	EXPECT_EQ(-EOPNOTSUPP, mem_refused(self->fd, &self->r));
+	self->r.src = U64(self->bad);
+	self->r.len = MEM_HUGE;
+	EXPECT_EQ(-EOPNOTSUPP, mem_refused(self->fd, &self->r));
+	mem_counters(&after);
+	EXPECT_TRUE(mem_counters_equal(&before, &after));
+	ASSERT_TRUE(mem_pagemap_read(self->bad, is, NR));
+	EXPECT_EQ(0, memcmp(was, is, sizeof(is)));
+	ASSERT_TRUE(mem_smaps_flags(self->bad, flags[1], sizeof(flags[1])));
+	EXPECT_STREQ(flags[0], flags[1]);
+	if (fill)
+		EXPECT_TRUE(mem_check(self->bad, PAGES(NR / 2), 2));
+}
+
 /* What is there without being asked for. */
 FIXTURE(found)
 {
@@ -276,6 +352,32 @@ TEST_F(found, device_memory_is_refused)
 	EXPECT_EQ(-EOPNOTSUPP, mem_refused(self->fd, &r));
 	EXPECT_EQ(COWSNAP_REASON_PFNMAP, r.reason);
 	EXPECT_EQ(r.src, r.fault_addr);
+}
+
+/* Shared as it is meant to be mapped, and privately, which the kernel allows. */
+TEST_F(found, ring_of_io_uring_is_refused)
+{
+	struct cowsnap_remap r = { .size = sizeof(r), .len = MEM_PAGE };
+	struct uring ring;
+	void *sqes;
+	int err;
+
+	err = uring_open(&ring);
+	if (err)
+		SKIP(return, "no io_uring: %s", strerror(-err));
+	r.src = U64(ring.rings);
+	EXPECT_EQ(-EOPNOTSUPP, mem_refused(self->fd, &r));
+	EXPECT_EQ(COWSNAP_REASON_SHARED, r.reason);
+	EXPECT_EQ(r.src, r.fault_addr);
+	sqes = mmap(NULL, MEM_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE,
+		    ring.fd, IORING_OFF_SQES);
+	if (sqes != MAP_FAILED) {
+		r.src = U64(sqes);
+		EXPECT_EQ(-EOPNOTSUPP, mem_refused(self->fd, &r));
+		EXPECT_EQ(COWSNAP_REASON_PFNMAP, r.reason);
+		EXPECT_EQ(r.src, r.fault_addr);
+	}
+	uring_close(&ring);
 }
 
 TEST_HARNESS_MAIN

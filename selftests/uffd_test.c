@@ -5,23 +5,20 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "kselftest_harness.h"
-#include "mem.h"
+#include "kernel.h"
+#include "touch.h"
+#include "uffd.h"
+#include "uring.h"
 
 #define PAGES(n)	((n) * MEM_PAGE)
-#define U64(p)		((__u64)(uintptr_t)(p))
 #define NR		16
-
-/* Newer than the headers of Debian 12. */
-#define WP_UNPOPULATED	(1ULL << 13)	/* UFFD_FEATURE_WP_UNPOPULATED */
 
 /* What every test here starts from: some written memory of its own. */
 FIXTURE(uffd)
@@ -48,50 +45,38 @@ FIXTURE_TEARDOWN(uffd)
 	close(self->fd);
 }
 
-static int open_uffd(__u64 features)
-{
-	struct uffdio_api api = { .api = UFFD_API, .features = features };
-	int fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-
-	if (fd < 0)
-		return -1;
-	if (!ioctl(fd, UFFDIO_API, &api))
-		return fd;
-	close(fd);
-	return -1;
-}
-
-static int watch(int uffd, void *p, size_t len, __u64 mode)
-{
-	struct uffdio_register reg = { .range = { U64(p), len },
-				       .mode = mode };
-
-	return ioctl(uffd, UFFDIO_REGISTER, &reg);
-}
-
-static int protect(int uffd, void *p, size_t len, bool on)
-{
-	struct uffdio_writeprotect wp = {
-		.range = { U64(p), len },
-		.mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
-	};
-
-	return ioctl(uffd, UFFDIO_WRITEPROTECT, &wp);
-}
+enum answer { ZEROPAGE, UNPROTECT, CONTINUE };
 
 struct monitor {
 	int uffd;
-	bool wp;
+	enum answer answer;
 	int events;
 	__u64 address;
 };
 
-/* Answers one fault: with a zero page, or by taking the protection away. */
+static void give_answer(const struct monitor *m)
+{
+	struct uffdio_zeropage zero = { .range = { m->address, MEM_PAGE } };
+	struct uffdio_continue cont = { .range = { m->address, MEM_PAGE } };
+
+	switch (m->answer) {
+	case ZEROPAGE:
+		ioctl(m->uffd, UFFDIO_ZEROPAGE, &zero);
+		break;
+	case UNPROTECT:
+		protect(m->uffd, (void *)m->address, MEM_PAGE, false);
+		break;
+	case CONTINUE:
+		ioctl(m->uffd, UFFDIO_CONTINUE, &cont);
+		break;
+	}
+}
+
+/* Answers one fault. */
 static void *answer_one(void *arg)
 {
 	struct monitor *m = arg;
 	struct pollfd p = { .fd = m->uffd, .events = POLLIN };
-	struct uffdio_zeropage zero = { .range.len = MEM_PAGE };
 	struct uffd_msg msg;
 
 	if (poll(&p, 1, 10000) != 1 ||
@@ -100,12 +85,7 @@ static void *answer_one(void *arg)
 		return NULL;
 	m->events++;
 	m->address = msg.arg.pagefault.address & ~(MEM_PAGE - 1);
-	if (m->wp) {
-		protect(m->uffd, (void *)m->address, MEM_PAGE, false);
-	} else {
-		zero.range.start = m->address;
-		ioctl(m->uffd, UFFDIO_ZEROPAGE, &zero);
-	}
+	give_answer(m);
 	return NULL;
 }
 
@@ -114,6 +94,21 @@ static bool no_event(int uffd)
 	struct pollfd p = { .fd = uffd, .events = POLLIN };
 
 	return poll(&p, 1, 0) == 0;
+}
+
+/* A store to a protected page waits for the monitor, which is told where. */
+static void store_and_answer(struct __test_metadata *_metadata, int uffd,
+			     char *page)
+{
+	struct monitor m = { .uffd = uffd, .answer = UNPROTECT };
+	pthread_t thread;
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, answer_one, &m));
+	mem_fill(page, MEM_PAGE, 3);
+	pthread_join(thread, NULL);
+	EXPECT_EQ(1, m.events);
+	EXPECT_EQ(U64(page), m.address);
+	EXPECT_TRUE(mem_check(page, MEM_PAGE, 3));
 }
 
 /* The monitor does not know of the duplicate: nobody would ever answer. */
@@ -154,8 +149,6 @@ TEST_F(uffd, does_not_watch_the_duplicate)
 TEST_F(uffd, protection_stays_with_the_source)
 {
 	int uffd = open_uffd(UFFD_FEATURE_PAGEFAULT_FLAG_WP);
-	struct monitor m = { .uffd = uffd, .wp = true };
-	pthread_t thread;
 	char *dst;
 	size_t i;
 
@@ -178,12 +171,7 @@ TEST_F(uffd, protection_stays_with_the_source)
 	mem_fill(self->src + self->len / 2, self->len / 2, 3);
 	EXPECT_TRUE(no_event(uffd));
 
-	ASSERT_EQ(0, pthread_create(&thread, NULL, answer_one, &m));
-	mem_fill(self->src, MEM_PAGE, 3);
-	pthread_join(thread, NULL);
-	EXPECT_EQ(1, m.events);
-	EXPECT_EQ(U64(self->src), m.address);
-	EXPECT_TRUE(mem_check(self->src, MEM_PAGE, 3));
+	store_and_answer(_metadata, uffd, self->src);
 	EXPECT_TRUE(mem_check(dst, self->len, 2));
 }
 
@@ -222,7 +210,7 @@ TEST_F(uffd, protection_of_swapped_pages_stays_with_the_source)
 /* Protected before it was touched: a marker where no page is. */
 TEST_F(uffd, protection_of_nothing_stays_with_the_source)
 {
-	int uffd = open_uffd(UFFD_FEATURE_PAGEFAULT_FLAG_WP | WP_UNPOPULATED);
+	int uffd = open_uffd(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_UNPOPULATED);
 	char *src = mem_map_alone(self->len), *dst;
 	struct cowsnap_remap r;
 	size_t i;
@@ -242,13 +230,57 @@ TEST_F(uffd, protection_of_nothing_stays_with_the_source)
 	mem_fill(dst, self->len, 2);
 	EXPECT_TRUE(no_event(uffd));
 	EXPECT_TRUE(mem_check(dst, self->len, 2));
+	/* The first store to the source is still told of. */
+	store_and_answer(_metadata, uffd, src + PAGES(3));
+	EXPECT_TRUE(mem_check(dst, self->len, 2));
+	EXPECT_TRUE(mem_is_zero(src, PAGES(3)));
 }
 
-/* And in the entry that maps a huge page. */
-TEST_F(uffd, protection_of_a_huge_page_stays_with_the_source)
+/*
+ * A pinned page is copied and the source given it back for writing, as it was;
+ * not one whose owner wants to be told of writes.
+ */
+TEST_F(uffd, protection_of_a_pinned_page_stays_with_the_source)
+{
+	int uffd = open_uffd(UFFD_FEATURE_PAGEFAULT_FLAG_WP), err;
+	struct cowsnap_remap r;
+	struct uring ring;
+	char *dst;
+	size_t i;
+
+	if (uffd < 0 || watch(uffd, self->src, self->len,
+			      UFFDIO_REGISTER_MODE_WP))
+		SKIP(return, "userfaultfd cannot write-protect");
+	err = uring_open(&ring);
+	if (err)
+		SKIP(return, "no io_uring: %s", strerror(-err));
+	ASSERT_EQ(0, uring_pin(&ring, self->src + PAGES(2), PAGES(2)));
+	ASSERT_EQ(0, protect(uffd, self->src, PAGES(3), true));
+	ASSERT_EQ(0, mem_remap(self->fd, self->src, self->len, NULL, 0, &r));
+	EXPECT_EQ(2, r.copied);
+	dst = (char *)r.dst;
+	for (i = 0; i < NR; i++) {
+		EXPECT_EQ(i < 3, !!(mem_pagemap(self->src + PAGES(i)) &
+				    MEM_PM_UFFD_WP));
+		EXPECT_EQ(0, mem_pagemap(dst + PAGES(i)) & MEM_PM_UFFD_WP);
+	}
+	mem_fill(dst, self->len, 2);
+	mem_fill(self->src + PAGES(3), PAGES(2), 3);
+	EXPECT_TRUE(no_event(uffd));
+	store_and_answer(_metadata, uffd, self->src + PAGES(2));
+	EXPECT_TRUE(mem_check(dst, self->len, 2));
+	uring_unpin(&ring);
+	uring_close(&ring);
+}
+
+/* And in the entry that maps a huge page, shared whole or in pieces. */
+static void check_huge_wp(struct __test_metadata *_metadata, int fd,
+			  size_t offset)
 {
 	int uffd = open_uffd(UFFD_FEATURE_PAGEFAULT_FLAG_WP);
 	char *src = mem_map_huge(MEM_HUGE), *dst;
+	struct cowsnap_remap r;
+	size_t i;
 
 	if (!src)
 		SKIP(return, "no huge pages");
@@ -257,14 +289,117 @@ TEST_F(uffd, protection_of_a_huge_page_stays_with_the_source)
 	mem_fill(src, MEM_HUGE, 1);
 	ASSERT_EQ(0, protect(uffd, src, MEM_HUGE, true));
 	ASSERT_TRUE(mem_all_huge(src, MEM_HUGE));
-	dst = mem_dup(self->fd, src, MEM_HUGE);
+	dst = mem_free_range(MEM_HUGE, MEM_HUGE, offset);
 	ASSERT_NE(NULL, dst);
+	ASSERT_EQ(0, mem_remap(fd, src, MEM_HUGE, dst,
+			       COWSNAP_REMAP_FIXED_NOREPLACE, &r));
 	EXPECT_EQ(512, mem_shared_pages(src, dst, MEM_HUGE));
-	EXPECT_NE(0, mem_pagemap(src + PAGES(7)) & MEM_PM_UFFD_WP);
-	EXPECT_EQ(0, mem_pagemap(dst + PAGES(7)) & MEM_PM_UFFD_WP);
+	for (i = 0; i < MEM_HUGE; i += PAGES(7)) {
+		EXPECT_NE(0, mem_pagemap(src + i) & MEM_PM_UFFD_WP);
+		EXPECT_EQ(0, mem_pagemap(dst + i) & MEM_PM_UFFD_WP);
+	}
 	mem_fill(dst, MEM_HUGE, 2);
 	EXPECT_TRUE(mem_check(src, MEM_HUGE, 1));
 	EXPECT_TRUE(no_event(uffd));
+	store_and_answer(_metadata, uffd, src + PAGES(300));
+	EXPECT_NE(0, mem_pagemap(src + PAGES(301)) & MEM_PM_UFFD_WP);
+	EXPECT_TRUE(mem_check(src, PAGES(300), 1));
+	EXPECT_TRUE(mem_check(dst, MEM_HUGE, 2));
+}
+
+TEST_F(uffd, protection_of_a_huge_page_stays_with_the_source)
+{
+	check_huge_wp(_metadata, self->fd, 0);
+}
+
+TEST_F(uffd, protection_of_a_huge_page_in_pieces_stays_with_the_source)
+{
+	check_huge_wp(_metadata, self->fd, PAGES(3));
+}
+
+/*
+ * A page in the page cache that the source has not mapped yet: the monitor says
+ * when it may, for the source. The duplicate just maps it.
+ */
+TEST_F(uffd, minor_faults_are_told_of_the_source_alone)
+{
+	struct cowsnap_query q = { .size = sizeof(q) };
+	int uffd = open_uffd(UFFD_FEATURE_MINOR_SHMEM), file;
+	struct monitor m = { .uffd = uffd, .answer = CONTINUE };
+	struct cowsnap_remap r;
+	pthread_t thread;
+	char *src, *dst;
+
+	file = memfd_create("uffd", MFD_CLOEXEC);
+	ASSERT_LE(0, file);
+	ASSERT_EQ(0, ftruncate(file, self->len));
+	ASSERT_EQ((ssize_t)self->len, pwrite(file, self->src, self->len, 0));
+	src = mmap(NULL, self->len, PROT_READ | PROT_WRITE, MAP_PRIVATE, file,
+		   0);
+	ASSERT_NE(MAP_FAILED, src);
+	if (uffd < 0 || watch(uffd, src, self->len,
+			      UFFDIO_REGISTER_MODE_MINOR))
+		SKIP(return, "userfaultfd has no minor mode");
+	ASSERT_EQ(0, ioctl(self->fd, COWSNAP_QUERY, &q));
+	if (!(q.kinds & COWSNAP_KIND_FILE)) {
+		r = (struct cowsnap_remap) {
+			.size = sizeof(r), .src = U64(src), .len = self->len,
+		};
+		EXPECT_EQ(-EOPNOTSUPP, mem_refused(self->fd, &r));
+		EXPECT_EQ(COWSNAP_REASON_FILE, r.reason);
+		EXPECT_TRUE(mem_smaps_flag(src, "ui"));
+		return;
+	}
+	dst = mem_dup(self->fd, src, self->len);
+	ASSERT_NE(NULL, dst);
+	EXPECT_TRUE(mem_smaps_flag(src, "ui"));
+	EXPECT_FALSE(mem_smaps_flag(dst, "ui"));
+	/* Hangs if it does watch. */
+	EXPECT_TRUE(mem_check(dst, self->len, 1));
+	mem_fill(dst, self->len, 2);
+	EXPECT_TRUE(no_event(uffd));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, answer_one, &m));
+	EXPECT_TRUE(mem_check(src, MEM_PAGE, 1));
+	pthread_join(thread, NULL);
+	EXPECT_EQ(1, m.events);
+	EXPECT_EQ(U64(src), m.address);
+}
+
+/* What is lost is lost for both: zeros in the duplicate would be a lie. */
+TEST_F(uffd, poisoned_page_is_poisoned_in_both)
+{
+	/* struct uffdio_poison, newer than the headers of Debian 12. */
+	struct {
+		struct uffdio_range range;
+		__u64 mode;
+		__s64 updated;
+	} poison = { .range.len = PAGES(2) };
+	int uffd = open_uffd(UFFD_FEATURE_POISON);
+	char *src = mem_map_alone(self->len), *dst;
+	struct cowsnap_remap r;
+
+	ASSERT_NE(NULL, src);
+	mem_fill(src, PAGES(4), 1);
+	if (uffd < 0 || watch(uffd, src, self->len,
+			      UFFDIO_REGISTER_MODE_MISSING))
+		SKIP(return, "userfaultfd cannot poison");
+	poison.range.start = U64(src) + PAGES(4);
+	ASSERT_EQ(0, ioctl(uffd, _IOWR(UFFDIO, 0x08, poison), &poison));
+	ASSERT_EQ(0, mem_remap(self->fd, src, self->len, NULL, 0, &r));
+	EXPECT_EQ(4, r.shared);
+	dst = (char *)r.dst;
+	EXPECT_EQ(SIGBUS, load_at(dst + PAGES(4)));
+	EXPECT_EQ(SIGBUS, store_at(dst + PAGES(5)));
+	EXPECT_EQ(SIGBUS, load_at(src + PAGES(4)));
+	EXPECT_EQ(SIGBUS, store_at(src + PAGES(5)));
+	EXPECT_TRUE(mem_check(dst, PAGES(4), 1));
+	EXPECT_TRUE(mem_is_zero(dst + PAGES(6), self->len - PAGES(6)));
+	EXPECT_TRUE(mem_check(src, PAGES(4), 1));
+	EXPECT_TRUE(no_event(uffd));
+	/* Given up on one side, it is left on the other. */
+	ASSERT_EQ(0, madvise(dst + PAGES(4), MEM_PAGE, MADV_DONTNEED));
+	EXPECT_EQ(0, load_at(dst + PAGES(4)));
+	EXPECT_EQ(SIGBUS, load_at(src + PAGES(4)));
 }
 
 TEST_HARNESS_MAIN

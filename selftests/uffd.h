@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * userfaultfd: registering ranges and write-protecting them.
+ */
+#ifndef COWSNAP_SELFTESTS_UFFD_H
+#define COWSNAP_SELFTESTS_UFFD_H
+
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define U64(p)		((__u64)(uintptr_t)(p))
+
+/* Newer than the headers of Debian 12. */
+#ifndef UFFD_FEATURE_WP_UNPOPULATED
+#define UFFD_FEATURE_WP_UNPOPULATED	(1 << 13)
+#endif
+#ifndef UFFD_FEATURE_POISON
+#define UFFD_FEATURE_POISON		(1 << 14)
+#endif
+#ifndef UFFD_FEATURE_WP_ASYNC
+#define UFFD_FEATURE_WP_ASYNC		(1 << 15)
+#endif
+
+static inline int open_uffd(__u64 features)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = features };
+	int fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0)
+		return -1;
+	if (!ioctl(fd, UFFDIO_API, &api))
+		return fd;
+	close(fd);
+	return -1;
+}
+
+static inline int watch(int uffd, void *p, size_t len, __u64 mode)
+{
+	struct uffdio_register reg = { .range = { U64(p), len },
+				       .mode = mode };
+
+	return ioctl(uffd, UFFDIO_REGISTER, &reg);
+}
+
+static inline int protect(int uffd, void *p, size_t len, bool on)
+{
+	struct uffdio_writeprotect wp = {
+		.range = { U64(p), len },
+		.mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
+	};
+
+	return ioctl(uffd, UFFDIO_WRITEPROTECT, &wp);
+}
+
+#endif /* COWSNAP_SELFTESTS_UFFD_H */
