@@ -25,6 +25,18 @@
 #ifndef UFFD_FEATURE_WP_ASYNC
 #define UFFD_FEATURE_WP_ASYNC		(1 << 15)
 #endif
+#ifndef UFFD_FEATURE_RWP		/* Linux 7 */
+#define UFFD_FEATURE_RWP		(1 << 17)
+#define UFFDIO_REGISTER_MODE_RWP	((__u64)1 << 3)
+#define UFFDIO_RWPROTECT_MODE_RWP	((__u64)1 << 0)
+#define UFFDIO_RWPROTECT		_IOWR(UFFDIO, 0x09,		\
+					      struct uffdio_rwprotect)
+
+struct uffdio_rwprotect {
+	struct uffdio_range range;
+	__u64 mode;
+};
+#endif
 
 static inline int open_uffd(__u64 features)
 {
@@ -55,6 +67,17 @@ static inline int protect(int uffd, void *p, size_t len, bool on)
 	};
 
 	return ioctl(uffd, UFFDIO_WRITEPROTECT, &wp);
+}
+
+/* Trap loads, too. */
+static inline int trap(int uffd, void *p, size_t len, bool on)
+{
+	struct uffdio_rwprotect rwp = {
+		.range = { U64(p), len },
+		.mode = on ? UFFDIO_RWPROTECT_MODE_RWP : 0,
+	};
+
+	return ioctl(uffd, UFFDIO_RWPROTECT, &rwp);
 }
 
 #endif /* COWSNAP_SELFTESTS_UFFD_H */

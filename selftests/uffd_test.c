@@ -45,7 +45,7 @@ FIXTURE_TEARDOWN(uffd)
 	close(self->fd);
 }
 
-enum answer { ZEROPAGE, UNPROTECT, CONTINUE };
+enum answer { ZEROPAGE, UNPROTECT, CONTINUE, UNTRAP };
 
 struct monitor {
 	int uffd;
@@ -68,6 +68,9 @@ static void give_answer(const struct monitor *m)
 		break;
 	case CONTINUE:
 		ioctl(m->uffd, UFFDIO_CONTINUE, &cont);
+		break;
+	case UNTRAP:
+		trap(m->uffd, (void *)m->address, MEM_PAGE, false);
 		break;
 	}
 }
@@ -363,6 +366,50 @@ TEST_F(uffd, minor_faults_are_told_of_the_source_alone)
 	pthread_join(thread, NULL);
 	EXPECT_EQ(1, m.events);
 	EXPECT_EQ(U64(src), m.address);
+}
+
+/* Newer kernels can trap every access: those to the source, not the duplicate. */
+TEST_F(uffd, access_is_trapped_in_the_source_alone)
+{
+	int uffd = open_uffd(UFFD_FEATURE_RWP), err;
+	struct monitor m = { .uffd = uffd, .answer = UNTRAP };
+	struct cowsnap_remap r;
+	struct uring ring;
+	pthread_t thread;
+	char *dst;
+
+	if (uffd < 0 || watch(uffd, self->src, self->len,
+			      UFFDIO_REGISTER_MODE_RWP))
+		SKIP(return, "userfaultfd cannot trap loads");
+	err = uring_open(&ring);
+	if (err)
+		SKIP(return, "no io_uring: %s", strerror(-err));
+	ASSERT_EQ(0, uring_pin(&ring, self->src, PAGES(2)));
+	ASSERT_EQ(0, trap(uffd, self->src, self->len, true));
+	ASSERT_EQ(0, mem_remap(self->fd, self->src, self->len, NULL, 0, &r));
+	EXPECT_EQ(2, r.copied);
+	dst = (char *)r.dst;
+	/* Hangs if it is trapped. */
+	EXPECT_TRUE(mem_check(dst, self->len, 1));
+	mem_fill(dst, self->len, 2);
+	EXPECT_TRUE(no_event(uffd));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, answer_one, &m));
+	EXPECT_TRUE(mem_check(self->src, MEM_PAGE, 1));
+	pthread_join(thread, NULL);
+	EXPECT_EQ(1, m.events);
+	EXPECT_EQ(U64(self->src), m.address);
+	m.events = 0;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, answer_one, &m));
+	mem_fill(self->src + PAGES(5), MEM_PAGE, 3);
+	pthread_join(thread, NULL);
+	EXPECT_EQ(1, m.events);
+	EXPECT_EQ(U64(self->src + PAGES(5)), m.address);
+	EXPECT_TRUE(mem_check(dst, self->len, 2));
+	ASSERT_EQ(0, trap(uffd, self->src, self->len, false));
+	EXPECT_TRUE(mem_check(self->src, PAGES(5), 1));
+	EXPECT_TRUE(mem_check(self->src + PAGES(5), MEM_PAGE, 3));
+	uring_unpin(&ring);
+	uring_close(&ring);
 }
 
 /* What is lost is lost for both: zeros in the duplicate would be a lie. */
