@@ -119,7 +119,7 @@ bool cowsnap_swap_needs_fault(struct cowsnap_walk *walk, pte_t pte)
 }
 
 /**
- * cowsnap_fault_in - read the swapped-out page at @addr of the source
+ * cowsnap_swap_in - read the swapped-out page at @addr of the source
  * @walk: where the walk is; no page-table lock is held
  * @addr: the address
  *
@@ -127,7 +127,7 @@ bool cowsnap_swap_needs_fault(struct cowsnap_walk *walk, pte_t pte)
  *
  * Return: 0 when it is worth another look, -ENOMEM or -EOPNOTSUPP.
  */
-int cowsnap_fault_in(struct cowsnap_walk *walk, unsigned long addr)
+int cowsnap_swap_in(struct cowsnap_walk *walk, unsigned long addr)
 {
 	vm_fault_t fault = VM_FAULT_OOM;
 

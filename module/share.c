@@ -367,7 +367,7 @@ static int share_blocked(struct cowsnap_walk *walk,
 		share->large = NULL;
 		return 0;
 	case BLOCK_SWAPPED:
-		return cowsnap_fault_in(walk, span->src);
+		return cowsnap_swap_in(walk, span->src);
 	case BLOCK_POISON:
 		return cowsnap_refuse(walk->op, span->src,
 				      COWSNAP_REASON_POISON, -EOPNOTSUPP);
