@@ -302,6 +302,8 @@ static inline unsigned long cowsnap_get_unmapped_area(unsigned long addr,
 						      unsigned long len,
 						      unsigned long flags)
 {
+	if (cowsnap_fault())
+		return -ENOMEM;
 	flags |= MAP_PRIVATE | MAP_ANONYMOUS;
 #if defined(COWSNAP_HAVE_GET_UNMAPPED_AREA_FLAGS) && defined(COWSNAP_HAVE_VMA_FLAGS_T)
 	return ksym(__get_unmapped_area)(NULL, addr, len, 0, flags,

@@ -5,7 +5,6 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/kprobes.h>
-#include <linux/moduleparam.h>
 
 #include "compat.h"
 
@@ -25,7 +24,7 @@ DEFINE_STATIC_CALL_NULL(cowsnap_lookup, kallsyms_lookup_name);
 static int __init find_lookup(void)
 {
 	struct kprobe probe = { .symbol_name = "kallsyms_lookup_name" };
-	int err = register_kprobe(&probe);
+	int err = cowsnap_fault() ? -ENOMEM : register_kprobe(&probe);
 
 	if (err) {
 		pr_err("no kprobe on kallsyms_lookup_name (%d): this kernel needs CONFIG_KPROBES and CONFIG_KALLSYMS\n",
@@ -39,8 +38,10 @@ static int __init find_lookup(void)
 
 static void *__init lookup(const char *name)
 {
-	void *addr = (void *)static_call(cowsnap_lookup)(name);
+	void *addr = NULL;
 
+	if (!cowsnap_fault())
+		addr = (void *)static_call(cowsnap_lookup)(name);
 	if (!addr)
 		pr_err("this kernel has no symbol %s: it is not one that this version of cowsnap supports\n",
 		       name);
@@ -78,34 +79,3 @@ int __init cowsnap_ksyms_init(void)
 	COWSNAP_KSYM_DATA(RESOLVE_DATA)
 	return missing ? -ENOENT : 0;
 }
-
-#ifdef COWSNAP_FAULTS
-static atomic_t fail_nth = ATOMIC_INIT(0);
-
-static int fail_nth_set(const char *val, const struct kernel_param *kp)
-{
-	int n, err = kstrtoint(val, 0, &n);
-
-	if (!err)
-		atomic_set(&fail_nth, n);
-	return err;
-}
-
-static int fail_nth_get(char *buf, const struct kernel_param *kp)
-{
-	return sysfs_emit(buf, "%d\n", atomic_read(&fail_nth));
-}
-
-static const struct kernel_param_ops fail_nth_ops = {
-	.set = fail_nth_set,
-	.get = fail_nth_get,
-};
-module_param_cb(fail_nth, &fail_nth_ops, NULL, 0600);
-MODULE_PARM_DESC(fail_nth, "n > 0: the n-th fallible step from now fails (test build)");
-
-/* True when the step that asks is the one that shall fail. */
-bool cowsnap_fault(void)
-{
-	return atomic_add_unless(&fail_nth, -1, 0) && !atomic_read(&fail_nth);
-}
-#endif

@@ -19,6 +19,8 @@
 
 #include <linux/static_call.h>
 
+#include "faults.h"
+
 /* F(name) for each function that every supported kernel has. */
 #define COWSNAP_KSYM_FUNCS(F)			\
 	F(vm_area_dup)				\
@@ -78,16 +80,11 @@ COWSNAP_KSYM_DATA(COWSNAP_KSYM_DECLARE_DATA)
 
 /*
  * A call that can fail, with what it returns then: the fault-injection build
- * lets each of them fail in turn (module parameter fail_nth).
+ * lets each of them fail in turn (module parameter fail_nth). ksym() itself is
+ * for what returns nothing, and for what must not fail.
  */
 #define ksym_or(failed, name, ...) \
-	(cowsnap_fault() ? (failed) : ksym(name)(__VA_ARGS__))
-
-#ifdef COWSNAP_FAULTS
-bool cowsnap_fault(void);
-#else
-static inline bool cowsnap_fault(void) { return false; }
-#endif
+	(cowsnap_fault_in(#name, false) ? (failed) : ksym(name)(__VA_ARGS__))
 
 int cowsnap_ksyms_init(void);
 

@@ -162,7 +162,8 @@ static int write_result(const struct command *cmd, void __user *arg,
 {
 	if (size <= cmd->out)
 		return 0;
-	if (copy_to_user(arg + cmd->out, (const char *)req + cmd->out,
+	if (cowsnap_fault_once() ||
+	    copy_to_user(arg + cmd->out, (const char *)req + cmd->out,
 			 size - cmd->out))
 		return -EFAULT;
 	return 0;
@@ -221,7 +222,7 @@ static int __init cowsnap_init(void)
 
 	if (err)
 		return err;
-	err = misc_register(&cowsnap_device);
+	err = cowsnap_fault() ? -ENOMEM : misc_register(&cowsnap_device);
 	if (err)
 		return err;
 	fill_query(&query);

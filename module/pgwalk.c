@@ -207,7 +207,7 @@ static int walk_span(struct cowsnap_walk *walk, struct cowsnap_span *span)
 		add_rss(walk);
 		if (err != -EAGAIN)
 			return err;
-		if (fatal_signal_pending(current))
+		if (cowsnap_killed())
 			return -EINTR;
 	}
 	if (pmd_none(*span->src_pmd))
@@ -281,7 +281,7 @@ int cowsnap_walk(struct cowsnap_walk *walk, unsigned long start,
 	for (addr = start; addr != end; addr = next) {
 		struct cowsnap_span span = { .src = addr, .dst = addr + offset };
 
-		if (fatal_signal_pending(current))
+		if (cowsnap_killed())
 			return walk_failed(walk, addr, -EINTR);
 		span.src_pmd = find_pmd(walk->op->mm, addr, end, &next);
 		if (!span.src_pmd || pmd_none(READ_ONCE(*span.src_pmd)))

@@ -279,7 +279,7 @@ static int choose_dst(struct cowsnap_op *op)
 	    op_is_congruent(op, hint) &&
 	    cowsnap_get_unmapped_area(hint, op->len, 0) == hint)
 		return 0;
-	if (cowsnap_fault() || find_room(op))
+	if (find_room(op))
 		return cowsnap_refuse(op, hint, COWSNAP_REASON_NO_ROOM, -ENOMEM);
 	return 0;
 }
@@ -372,7 +372,7 @@ static int reserve_dst(struct cowsnap_op *op)
 			return 0;
 		addr = max(addr, vma->vm_start);
 		next = min(end, vma->vm_end);
-		if (fatal_signal_pending(current))
+		if (cowsnap_killed())
 			return cowsnap_refuse(op, addr, COWSNAP_REASON_SIGNAL,
 					      -EINTR);
 		if (cowsnap_reserve_vma(op, vma, addr, next))
@@ -467,7 +467,7 @@ int cowsnap_remap(struct cowsnap_op *op)
 
 	if (err)
 		return err;
-	if (mmap_write_lock_killable(op->mm))
+	if (cowsnap_fault_once() || mmap_write_lock_killable(op->mm))
 		return cowsnap_refuse(op, op->src, COWSNAP_REASON_SIGNAL, -EINTR);
 	err = duplicate(op, &uf);
 	mmap_write_unlock(op->mm);

@@ -60,7 +60,7 @@ static bool share_swap(struct cowsnap_walk *walk, unsigned long addr,
 		share->block = BLOCK_SWAPPED;
 		return false;
 	}
-	if (cowsnap_swap_duplicate(entry) < 0) {
+	if (cowsnap_fault() || cowsnap_swap_duplicate(entry) < 0) {
 		share->entry = entry;
 		share->block = BLOCK_SWAP_COUNT;
 		return false;
@@ -270,7 +270,8 @@ static bool copy_present(struct cowsnap_walk *walk, unsigned long addr,
 		share->block = BLOCK_COPY;
 		return false;
 	}
-	if (copy_mc_user_highpage(&share->folio->page, page, dst_addr, dst_vma)) {
+	if (cowsnap_fault_once() ||
+	    copy_mc_user_highpage(&share->folio->page, page, dst_addr, dst_vma)) {
 		share->block = BLOCK_POISON;
 		return false;
 	}
@@ -351,7 +352,7 @@ static int share_blocked(struct cowsnap_walk *walk,
 
 	share->block = BLOCK_NONE;
 	cond_resched();
-	if (fatal_signal_pending(current))
+	if (cowsnap_killed())
 		return -EINTR;
 	switch (block) {
 	case BLOCK_MIGRATION:

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Accounting beyond that of the process: what the memory cgroup is charged, to
+ * the page, and the pool of huge pages. Call from a process with one thread.
+ */
+#ifndef COWSNAP_SELFTESTS_ACCOUNT_H
+#define COWSNAP_SELFTESTS_ACCOUNT_H
+
+#include <sched.h>
+
+#include "kernel.h"
+
+/*
+ * A memory cgroup of which nothing is swapped out from now on, with us in it,
+ * on one CPU. Each CPU keeps a stock of charge for the group it last served:
+ * staying on one leaves one stock, which exact_charge() can empty at once.
+ */
+static inline int account_enter(struct cgroup *cg)
+{
+	cpu_set_t cpus;
+	int cpu = sched_getcpu();
+
+	CPU_ZERO(&cpus);
+	CPU_SET(cpu < 0 ? 0 : cpu, &cpus);
+	if (sched_setaffinity(0, sizeof(cpus), &cpus))
+		return -errno;
+	return cgroup_enter(cg);
+}
+
+static inline int cgroup_write(const struct cgroup *cg, const char *file,
+			       const char *text)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/%s", cg->dir, file);
+	return mem_write(path, text);
+}
+
+/* From now on reclaim finds nothing to take, also when it is asked to. */
+static inline int account_hold(const struct cgroup *cg)
+{
+	return cgroup_write(cg, "memory.swap.max", "0");
+}
+
+/*
+ * The charge in pages, when no CPU keeps a stock. Setting memory.high below
+ * what is charged empties the stocks; that it then tries to reclaim is in vain.
+ */
+static inline long exact_charge(const struct cgroup *cg, long pages)
+{
+	char text[24];
+	long charge;
+
+	mem_drain();
+	snprintf(text, sizeof(text), "%ld", pages * (long)MEM_PAGE);
+	cgroup_write(cg, "memory.high", text);
+	charge = cgroup_read(cg, "memory.current") / (long)MEM_PAGE;
+	cgroup_write(cg, "memory.high", "max");
+	return charge;
+}
+
+/* What a group is charged when nothing is under way: the smallest of a few. */
+static inline long settled_charge(const struct cgroup *cg)
+{
+	long charge = cgroup_read(cg, "memory.current") / (long)MEM_PAGE, now;
+	int i;
+
+	for (i = 0; i < 5; i++) {
+		now = exact_charge(cg, charge - 1);
+		charge = now < charge ? now : charge;
+		usleep(5000);
+	}
+	return charge;
+}
+
+/*
+ * Is the group charged no more than @pages, but for the fractions of a page that
+ * small objects come in? What is freed after a grace period is waited for.
+ */
+#define CHARGE_SLACK	2
+
+static inline bool charge_returned(const struct cgroup *cg, long pages)
+{
+	double end = seconds() + 5;
+	long now;
+
+	do {
+		now = exact_charge(cg, pages);
+		if (now <= pages + CHARGE_SLACK)
+			return true;
+		usleep(10000);
+	} while (seconds() < end);
+	fprintf(stderr, "# the cgroup was charged %ld pages, is %ld\n", pages,
+		now);
+	return false;
+}
+
+/* The pool of huge pages of the default size, in pages. */
+struct huge_pool {
+	long total, free, rsvd, surp;
+};
+
+static inline void huge_pool(struct huge_pool *pool)
+{
+	FILE *f = fopen("/proc/meminfo", "re");
+	char line[128];
+
+	memset(pool, 0, sizeof(*pool));
+	while (f && fgets(line, sizeof(line), f)) {
+		sscanf(line, "HugePages_Total: %ld", &pool->total);
+		sscanf(line, "HugePages_Free: %ld", &pool->free);
+		sscanf(line, "HugePages_Rsvd: %ld", &pool->rsvd);
+		sscanf(line, "HugePages_Surp: %ld", &pool->surp);
+	}
+	if (f)
+		fclose(f);
+}
+
+static inline bool huge_pool_is(const struct huge_pool *was)
+{
+	struct huge_pool now;
+
+	huge_pool(&now);
+	if (!memcmp(was, &now, sizeof(now)))
+		return true;
+	fprintf(stderr,
+		"# huge pages: were %ld, %ld free, %ld reserved, %ld surplus; are %ld, %ld, %ld, %ld\n",
+		was->total, was->free, was->rsvd, was->surp, now.total,
+		now.free, now.rsvd, now.surp);
+	return false;
+}
+
+#endif /* COWSNAP_SELFTESTS_ACCOUNT_H */
