@@ -23,7 +23,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 . "$vm/debug.sh"
 
-guest_modules=(brd zram loop)
+guest_modules=(brd zram loop kvm_amd)
 # Where to look for a series, the machine's own release first.
 suites=('' trixie-backports)
 # Part of a directory's name: another layout is another directory.
@@ -52,7 +52,7 @@ unpack_image()
 	shift
 	for deb; do
 		dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$root" --wildcards --exclude='*/dtbs/*' \
-			--exclude='*/kernel/drivers/[!b]*' --exclude='*/kernel/sound/*' \
+			--exclude='*/kernel/drivers/[!bc]*' --exclude='*/kernel/sound/*' \
 			--exclude='*/kernel/net/*' --exclude='*/share/*'
 	done
 	# Where /lib is a link to usr/lib, packages still may use either.

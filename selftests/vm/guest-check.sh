@@ -29,7 +29,9 @@ setup()
 	mkswap /dev/ram0 >/dev/null &&
 	swapon /dev/ram0 &&
 	echo madvise >/sys/kernel/mm/transparent_hugepage/enabled &&
-	mkdir $cgroup
+	mkdir $cgroup &&
+	# Where the CPU has SVM, which TCG emulates: for kvm_test.
+	{ modprobe -q kvm_amd 2>/dev/null || true; }
 }
 
 # What a program says has to agree with how it ended.
