@@ -11,20 +11,26 @@
 #include "kernel.h"
 
 /*
- * A memory cgroup of which nothing is swapped out from now on, with us in it,
- * on one CPU. Each CPU keeps a stock of charge for the group it last served:
- * staying on one leaves one stock, which exact_charge() can empty at once.
+ * Each CPU keeps a stock of charge for the group it last served: staying on one
+ * leaves one stock, which exact_charge() can empty at once.
  */
-static inline int account_enter(struct cgroup *cg)
+static inline int stay_on_cpu(void)
 {
 	cpu_set_t cpus;
 	int cpu = sched_getcpu();
 
 	CPU_ZERO(&cpus);
 	CPU_SET(cpu < 0 ? 0 : cpu, &cpus);
-	if (sched_setaffinity(0, sizeof(cpus), &cpus))
-		return -errno;
-	return cgroup_enter(cg);
+	return sched_setaffinity(0, sizeof(cpus), &cpus) ? -errno : 0;
+}
+
+/* A memory cgroup with us in it, on one CPU. */
+static inline int account_enter(struct cgroup *cg)
+{
+	int err = stay_on_cpu();
+
+	cg->dir[0] = 0;
+	return err ? err : cgroup_enter(cg);
 }
 
 static inline int cgroup_write(const struct cgroup *cg, const char *file,
@@ -43,7 +49,8 @@ static inline int account_hold(const struct cgroup *cg)
 }
 
 /*
- * The charge in pages, when no CPU keeps a stock. Setting memory.high below
+ * The charge in pages, when no CPU keeps a stock but for the one, always of the
+ * same size, that opening the file to read it from makes. Setting memory.high below
  * what is charged empties the stocks; that it then tries to reclaim is in vain.
  */
 static inline long exact_charge(const struct cgroup *cg, long pages)

@@ -102,7 +102,8 @@ static int sweep_scene(struct sweep *w, bool (*make)(struct scene *),
 		uring_unpin(&s.ring);
 		uring_close(&s.ring);
 	}
-	cgroup_leave(&cg);
+	if (w->cg)
+		cgroup_leave(&cg);
 	return broken;
 }
 

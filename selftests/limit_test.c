@@ -1,0 +1,630 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Limits hold as they do for mmap and fork, to the page where those are exact:
+ * vm.max_map_count, RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK, the three modes of
+ * vm.overcommit_memory, and the memory cgroup's, with the OOM killer coming in
+ * the middle of a call.
+ */
+#include <sched.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+#include "account.h"
+#include "uring.h"
+#include <kselftest_harness.h>
+
+#define PAGES(n)	((n) * MEM_PAGE)
+#define U64(p)		((__u64)(uintptr_t)(p))
+
+/* Limits: changed for a moment, and put back whatever happens. */
+
+#define MAX_MAP_COUNT	"/proc/sys/vm/max_map_count"
+#define OVERCOMMIT	"/proc/sys/vm/overcommit_memory"
+
+FIXTURE(limit)
+{
+	int fd;
+	long max_map_count;
+	long overcommit;
+};
+
+FIXTURE_SETUP(limit)
+{
+	self->fd = mem_open();
+	ASSERT_GE(self->fd, 0)
+		TH_LOG("%s: %s. Is the module loaded?", MEM_DEVICE,
+		       strerror(errno));
+	self->max_map_count = mem_read_long(MAX_MAP_COUNT);
+	self->overcommit = mem_read_long(OVERCOMMIT);
+	ASSERT_GT(self->max_map_count, 0);
+	ASSERT_GE(self->overcommit, 0);
+}
+
+static int write_long(const char *path, long value)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%ld", value);
+	return mem_write(path, text);
+}
+
+FIXTURE_TEARDOWN(limit)
+{
+	if (geteuid() == 0) {
+		EXPECT_EQ(0, write_long(MAX_MAP_COUNT, self->max_map_count));
+		EXPECT_EQ(0, write_long(OVERCOMMIT, self->overcommit));
+	}
+	close(self->fd);
+}
+
+/* A range of @nr mappings of one page: neighbours differ in protection. */
+static char *many_maps(unsigned int nr)
+{
+	char *p = mem_map_alone(PAGES(nr));
+	unsigned int i;
+
+	if (!p)
+		return NULL;
+	mem_fill(p, PAGES(nr), 7);
+	for (i = 0; i < nr; i += 2)
+		if (mprotect(p + PAGES(i), MEM_PAGE, PROT_READ))
+			return NULL;
+	return p;
+}
+
+/* /proc/self/maps has one line, [vsyscall], that is no mapping of ours. */
+static long map_count(void)
+{
+	struct mem_counters c;
+
+	mem_counters(&c);
+	return c.maps - 1;
+}
+
+/*
+ * From no room to enough: it works when all of it fits (the kernel itself stops
+ * at the limit or one above) and leaves nothing behind when it does not.
+ */
+TEST_F(limit, max_map_count_is_kept)
+{
+	const unsigned int nr = 20;
+	unsigned int room, worked = 0;
+	struct cowsnap_remap r;
+	char *src;
+	long base;
+
+	if (geteuid())
+		SKIP(return, "needs root to change vm.max_map_count");
+	src = many_maps(nr);
+	ASSERT_NE(NULL, src);
+	base = map_count();
+	for (room = 0; room < nr + 4; room++) {
+		int err;
+
+		ASSERT_EQ(0, write_long(MAX_MAP_COUNT, base + room));
+		r = (struct cowsnap_remap) {
+			.size = sizeof(r), .src = U64(src), .len = PAGES(nr),
+		};
+		err = mem_refused(self->fd, &r);
+		ASSERT_EQ(0, write_long(MAX_MAP_COUNT, self->max_map_count));
+		if (!err) {
+			worked++;
+			EXPECT_GE(room, nr - 1)
+				TH_LOG("above the limit");
+			EXPECT_EQ(base + nr, map_count());
+			EXPECT_TRUE(mem_check((void *)r.dst, PAGES(nr), 7));
+			munmap((void *)r.dst, PAGES(nr));
+			continue;
+		}
+		ASSERT_EQ(-ENOMEM, err);
+		EXPECT_LE(room, nr);
+		EXPECT_EQ(COWSNAP_REASON_MAP_COUNT, r.reason);
+		EXPECT_EQ(base, map_count());
+	}
+	EXPECT_GE(worked, 3);
+}
+
+/* Replacing splits what stood there: to be counted before it is gone. */
+TEST_F(limit, max_map_count_is_checked_before_replacing)
+{
+	const unsigned int nr = 20;
+	unsigned int room, worked = 0;
+	struct cowsnap_remap r;
+	char *src, *dst;
+	long base;
+
+	if (geteuid())
+		SKIP(return, "needs root to change vm.max_map_count");
+	src = many_maps(nr);
+	dst = mem_map_alone(PAGES(nr + 2));
+	ASSERT_NE(NULL, src);
+	ASSERT_NE(NULL, dst);
+	mem_fill(dst, PAGES(nr + 2), 8);
+	base = map_count();
+	for (room = 0; room < nr + 6 && !worked; room++) {
+		int err;
+
+		ASSERT_EQ(0, write_long(MAX_MAP_COUNT, base + room));
+		r = (struct cowsnap_remap) {
+			.size = sizeof(r), .flags = COWSNAP_REMAP_FIXED,
+			.src = U64(src), .len = PAGES(nr),
+			.dst = U64(dst + MEM_PAGE),
+		};
+		err = mem_refused(self->fd, &r);
+		ASSERT_EQ(0, write_long(MAX_MAP_COUNT, self->max_map_count));
+		if (!err) {
+			worked++;
+			EXPECT_TRUE(mem_check(dst + MEM_PAGE, PAGES(nr), 7));
+			continue;
+		}
+		ASSERT_EQ(-ENOMEM, err)
+			TH_LOG("with room for %u", room);
+		EXPECT_EQ(COWSNAP_REASON_MAP_COUNT, r.reason);
+		EXPECT_TRUE(mem_check(dst, PAGES(nr + 2), 8));
+	}
+	EXPECT_EQ(1, worked);
+}
+
+static int set_limit(int which, rlim_t bytes)
+{
+	struct rlimit lim;
+
+	if (getrlimit(which, &lim))
+		return -errno;
+	lim.rlim_cur = bytes;
+	return setrlimit(which, &lim) ? -errno : 0;
+}
+
+TEST_F(limit, rlimit_as_is_kept)
+{
+	size_t len = 4UL << 20;
+	struct cowsnap_remap r;
+	struct mem_counters c;
+	struct rlimit old;
+	char *src;
+
+	src = mem_map_alone(len);
+	ASSERT_NE(NULL, src);
+	mem_fill(src, PAGES(4), 1);
+	ASSERT_EQ(0, getrlimit(RLIMIT_AS, &old));
+	mem_counters(&c);
+	r = (struct cowsnap_remap) {
+		.size = sizeof(r), .src = U64(src), .len = len,
+	};
+	ASSERT_EQ(0, set_limit(RLIMIT_AS, (c.vm_size << 10) + len - MEM_PAGE));
+	EXPECT_EQ(-ENOMEM, mem_refused(self->fd, &r));
+	EXPECT_EQ(COWSNAP_REASON_RLIMIT, r.reason);
+
+	/* One page more, and it fits. */
+	ASSERT_EQ(0, set_limit(RLIMIT_AS, (c.vm_size << 10) + len));
+	EXPECT_EQ(0, mem_refused(self->fd, &r));
+	ASSERT_EQ(0, set_limit(RLIMIT_AS, old.rlim_cur));
+}
+
+TEST_F(limit, rlimit_data_is_kept)
+{
+	size_t len = 4UL << 20;
+	struct cowsnap_remap r;
+	struct mem_counters c;
+	struct rlimit old;
+	char *src;
+
+	src = mem_map_alone(len);
+	ASSERT_NE(NULL, src);
+	mem_fill(src, PAGES(4), 1);
+	ASSERT_EQ(0, getrlimit(RLIMIT_DATA, &old));
+	mem_counters(&c);
+	r = (struct cowsnap_remap) {
+		.size = sizeof(r), .src = U64(src), .len = len,
+	};
+	ASSERT_EQ(0, set_limit(RLIMIT_DATA, (c.vm_data << 10) + len -
+			       MEM_PAGE));
+	EXPECT_EQ(-ENOMEM, mem_refused(self->fd, &r));
+	EXPECT_EQ(COWSNAP_REASON_RLIMIT, r.reason);
+	ASSERT_EQ(0, set_limit(RLIMIT_DATA, (c.vm_data << 10) + len));
+	EXPECT_EQ(0, mem_refused(self->fd, &r));
+	ASSERT_EQ(0, set_limit(RLIMIT_DATA, old.rlim_cur));
+}
+
+/* Locked pages of ours that a limit of one mapping allows: not two. */
+static int lock_to_the_limit(int fd)
+{
+	struct rlimit lim = { .rlim_cur = PAGES(64), .rlim_max = PAGES(64) };
+	struct mem_counters c;
+	char *src, *dup;
+
+	src = mem_map_alone(PAGES(64));
+	if (!src || setrlimit(RLIMIT_MEMLOCK, &lim) || setresuid(1, 1, 1))
+		return 2;
+	mem_fill(src, PAGES(64), 4);
+	if (mlock(src, PAGES(64)))
+		return 2;
+	/* What comes later is to be locked as well: not a duplicate. */
+	if (mlockall(MCL_FUTURE))
+		return 2;
+	dup = mem_dup(fd, src, PAGES(64));
+	if (!dup || !mem_check(dup, PAGES(64), 4))
+		return 3;
+	mem_counters(&c);
+	if (c.locked != (long)PAGES(64) >> 10 || mem_smaps_flag(dup, "lo"))
+		return 4;
+	/* And locking it is one page too many, whoever asks. */
+	if (!mlock(dup, MEM_PAGE) || errno != ENOMEM)
+		return 5;
+	return 0;
+}
+
+/* A duplicate is not locked, so that this limit neither refuses nor is passed. */
+TEST_F(limit, rlimit_memlock_is_kept)
+{
+	int status;
+	pid_t pid;
+
+	if (geteuid())
+		SKIP(return, "needs root to become someone else");
+	pid = fork();
+	if (!pid)
+		_exit(lock_to_the_limit(self->fd));
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+}
+
+static long meminfo(const char *format)
+{
+	FILE *f = fopen("/proc/meminfo", "re");
+	char line[128];
+	long value = 0;
+
+	while (f && fgets(line, sizeof(line), f))
+		sscanf(line, format, &value);
+	if (f)
+		fclose(f);
+	return value;
+}
+
+/* An untouched mapping that is charged for, whatever the mode is later. */
+static char *promise(size_t len)
+{
+	if (write_long(OVERCOMMIT, 1))
+		return NULL;
+	return mem_map_alone(len);
+}
+
+static bool can_duplicate(int fd, char *src, size_t len)
+{
+	struct cowsnap_remap r;
+	int err = mem_remap(fd, src, len, NULL, 0, &r);
+
+	if (!err)
+		munmap((void *)(uintptr_t)r.dst, len);
+	else if (err != -ENOMEM || r.reason != COWSNAP_REASON_COMMIT)
+		fprintf(stderr, "# %s, reason %u\n", strerror(-err), r.reason);
+	return !err;
+}
+
+static bool can_map(int fd, char *src, size_t len)
+{
+	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	(void)fd, (void)src;
+	return p != MAP_FAILED && !munmap(p, len);
+}
+
+/* The largest number of pages up to @max that works. */
+static size_t most(bool (*can)(int, char *, size_t), int fd, char *src,
+		   size_t max)
+{
+	size_t low = 0, high = max + 1, middle;
+
+	while (high - low > 1) {
+		middle = low + (high - low) / 2;
+		if (can(fd, src, PAGES(middle)))
+			low = middle;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+/*
+ * Mode 2: exactly as much as mmap gives, and the charge as exact. What the
+ * kernel does not bother to sum up is 32 pages or two for each CPU, at most.
+ */
+TEST_F(limit, overcommit_mode_2_gives_what_mmap_gives)
+{
+	long room = meminfo("CommitLimit: %ld") - meminfo("Committed_AS: %ld");
+	size_t nr, mapped, duplicated, slack;
+	struct mem_counters before, after;
+	char *src;
+
+	if (geteuid())
+		SKIP(return, "needs root to change vm.overcommit_memory");
+	if (room < 64 << 10)
+		SKIP(return, "only %ld kB of commit limit left", room);
+	/* Two thirds of what is left fit once, not twice. */
+	nr = ((size_t)room << 10) / 3 * 2 / MEM_PAGE;
+	src = promise(PAGES(nr));
+	ASSERT_NE(NULL, src);
+	mem_fill(src, PAGES(4), 1);
+	/* Not for the first time when it counts. */
+	can_duplicate(self->fd, src, MEM_PAGE);
+	can_map(self->fd, src, MEM_PAGE);
+	mem_counters(&before);
+	ASSERT_EQ(0, write_long(OVERCOMMIT, 2));
+	mapped = most(can_map, self->fd, src, nr);
+	duplicated = most(can_duplicate, self->fd, src, nr);
+	ASSERT_EQ(0, write_long(OVERCOMMIT, self->overcommit));
+	mem_counters(&after);
+	EXPECT_TRUE(mem_counters_equal(&before, &after));
+	slack = 64 * sysconf(_SC_NPROCESSORS_ONLN);
+	TH_LOG("of %zu pages: mmap %zu, duplicate %zu", nr, mapped, duplicated);
+	EXPECT_GT(nr, duplicated);
+	EXPECT_GE(duplicated, nr / 4);
+	EXPECT_LE(duplicated, mapped + slack);
+	EXPECT_GE(duplicated + slack, mapped);
+	EXPECT_TRUE(mem_check(src, PAGES(4), 1));
+}
+
+/* Mode 0 refuses what can never be there, mode 1 nothing. */
+TEST_F(limit, overcommit_modes_0_and_1)
+{
+	size_t all = (size_t)(meminfo("MemTotal: %ld") +
+			      meminfo("SwapTotal: %ld")) << 10;
+	char *src;
+
+	if (geteuid())
+		SKIP(return, "needs root to change vm.overcommit_memory");
+	all &= ~(MEM_PAGE - 1);
+	src = promise(all + PAGES(1024));
+	ASSERT_NE(NULL, src);
+	mem_fill(src, PAGES(4), 1);
+	EXPECT_TRUE(can_duplicate(self->fd, src, all + PAGES(1024)));
+	ASSERT_EQ(0, write_long(OVERCOMMIT, 0));
+	EXPECT_FALSE(can_duplicate(self->fd, src, all + PAGES(1024)));
+	EXPECT_TRUE(can_duplicate(self->fd, src, (all / 2) & ~(MEM_PAGE - 1)));
+	/* Not charged for, not refused. */
+	ASSERT_EQ(0, munmap(src, all + PAGES(1024)));
+	src = mmap(NULL, all + PAGES(1024), PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	ASSERT_NE(MAP_FAILED, src);
+	EXPECT_TRUE(can_duplicate(self->fd, src, all + PAGES(1024)));
+}
+
+/* The memory cgroup */
+
+#define PINS		8
+#define PIN_PAGES	32U		/* of each */
+#define PINNED		(PINS * PIN_PAGES)
+#define TABLES		200UL		/* page tables of a wide range */
+
+FIXTURE(oom)
+{
+	int fd;
+	char printk[32];
+	int *result;
+};
+
+/* What a duplicate wants memory for: copies of pinned pages, page tables. */
+FIXTURE_VARIANT(oom)
+{
+	bool wide;
+};
+
+FIXTURE_VARIANT_ADD(oom, copies) { .wide = false };
+FIXTURE_VARIANT_ADD(oom, page_tables) { .wide = true };
+
+#define PRINTK	"/proc/sys/kernel/printk"
+
+FIXTURE_SETUP(oom)
+{
+	FILE *f = fopen(PRINTK, "re");
+
+	self->printk[0] = 0;
+	if (f && !fgets(self->printk, sizeof(self->printk), f))
+		self->printk[0] = 0;
+	if (f)
+		fclose(f);
+	self->fd = mem_open();
+	ASSERT_LE(0, self->fd);
+	self->result = mmap(NULL, MEM_PAGE, PROT_READ | PROT_WRITE,
+			    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, self->result);
+	if (geteuid())
+		SKIP(return, "needs root for a memory cgroup");
+	/*
+	 * The OOM killer shows its stack, which whoever reads the console takes
+	 * for a crash. What is one still taints the kernel.
+	 */
+	mem_write(PRINTK, "1");
+}
+
+FIXTURE_TEARDOWN(oom)
+{
+	if (self->printk[0])
+		mem_write(PRINTK, self->printk);
+	close(self->fd);
+}
+
+struct victim {
+	struct uring ring;
+	char *src;
+	size_t len;
+};
+
+static bool pin_much(struct victim *v)
+{
+	struct iovec iov[PINS];
+	int i;
+
+	v->len = PAGES(PINNED);
+	v->src = mem_map_alone(v->len);
+	if (!v->src || uring_open(&v->ring))
+		return false;
+	mem_fill(v->src, v->len, 6);
+	for (i = 0; i < PINS; i++) {
+		iov[i].iov_base = v->src + i * PAGES(PIN_PAGES);
+		iov[i].iov_len = PAGES(PIN_PAGES);
+	}
+	return !uring_pinv(&v->ring, iov, PINS);
+}
+
+/* A page in each 2 MiB. */
+static bool spread_out(struct victim *v)
+{
+	size_t i;
+
+	v->len = TABLES * MEM_HUGE;
+	v->src = mem_map_offset(v->len, MEM_HUGE, 0);
+	for (i = 0; v->src && i < v->len; i += MEM_HUGE)
+		mem_fill(v->src + i, MEM_PAGE, 6);
+	return v->src;
+}
+
+static bool victim_is_whole(const struct victim *v, bool wide)
+{
+	size_t i;
+
+	if (!wide)
+		return mem_check(v->src, v->len, 6);
+	for (i = 0; i < v->len; i += MEM_HUGE)
+		if (!mem_check(v->src + i, MEM_PAGE, 6))
+			return false;
+	return mem_touched_pages(v->src, v->len) == TABLES;
+}
+
+static void set_max(const struct cgroup *cg, long pages)
+{
+	char text[24];
+
+	snprintf(text, sizeof(text), "%ld", pages * (long)MEM_PAGE);
+	cgroup_write(cg, "memory.max", text);
+}
+
+/*
+ * In the cgroup @cg: room for @room pages more, then duplicate. Returns what is
+ * wrong, 0 if nothing; *@result is what the call came to.
+ */
+static int duplicate_in_need(int fd, bool wide, struct cgroup *cg, int *result)
+{
+	struct victim v = { .ring.fd = -1 };
+	struct mem_counters before, after;
+	struct cowsnap_remap r;
+	uint64_t maps;
+	long charge;
+
+	if (!(wide ? spread_out(&v) : pin_much(&v)) || account_hold(cg))
+		return 10;
+	/* Once before: what we touch for the first time is charged, too. */
+	mem_counters(&before);
+	if (mem_remap(fd, v.src, v.len, NULL, 0, &r) ||
+	    munmap((void *)(uintptr_t)r.dst, v.len) ||
+	    !victim_is_whole(&v, wide))
+		return 9;
+	settled_charge(cg);
+	maps = mem_maps_hash();
+	mem_counters(&before);
+	charge = settled_charge(cg);
+	set_max(cg, charge + 24);
+	*result = mem_remap(fd, v.src, v.len, NULL, 0, &r);
+	cgroup_write(cg, "memory.max", "max");
+	if (*result != -ENOMEM || r.reason != COWSNAP_REASON_NO_MEMORY)
+		return 11;
+	if (!victim_is_whole(&v, wide))
+		return 12;
+	mem_counters(&after);
+	if (!mem_counters_equal(&before, &after) || maps != mem_maps_hash())
+		return 13;
+	if (!charge_returned(cg, charge))
+		return 14;
+	/* With enough of it, it works. */
+	if (mem_remap(fd, v.src, v.len, NULL, 0, &r))
+		return 15;
+	if (r.copied != (wide ? 0 : PINNED))
+		return 16;
+	return 0;
+}
+
+/* No killing: the process is exempt, and the call fails. */
+TEST_F(oom, call_fails_at_the_limit_of_the_cgroup)
+{
+	struct cgroup cg;
+	int status;
+	pid_t pid;
+
+	pid = fork();
+	if (!pid) {
+		if (mem_write("/proc/self/oom_score_adj", "-1000") ||
+		    account_enter(&cg))
+			_exit(2);
+		status = duplicate_in_need(self->fd, variant->wide, &cg,
+					   self->result);
+		cgroup_leave(&cg);
+		_exit(status);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 2)
+		SKIP(return, "no memory cgroup");
+	EXPECT_EQ(0, status)
+		TH_LOG("the call returned %d", *self->result);
+}
+
+/* Reads the @field of memory.events. */
+static long event(const struct cgroup *cg, const char *field)
+{
+	char path[128], line[64];
+	long value = -1, n;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/memory.events", cg->dir);
+	f = fopen(path, "re");
+	while (f && fgets(line, sizeof(line), f))
+		if (!strncmp(line, field, strlen(field)) &&
+		    sscanf(line + strlen(field), " %ld", &n) == 1)
+			value = n;
+	if (f)
+		fclose(f);
+	return value;
+}
+
+/*
+ * Killed in the midst of the call, which then is undone, or the kernel finds
+ * what is left over: "Bad rss-counter", and charge that never goes.
+ */
+TEST_F(oom, caller_is_killed_at_the_limit_of_the_cgroup)
+{
+	struct cgroup cg;
+	double end;
+	int status;
+	pid_t pid;
+
+	*self->result = 1;
+	if (cgroup_enter(&cg))
+		SKIP(return, "no memory cgroup");
+	/* We only make it: the child alone is to be in there. */
+	ASSERT_EQ(0, mem_write(cg.from, "0"));
+	pid = fork();
+	if (!pid) {
+		if (stay_on_cpu() || cgroup_write(&cg, "cgroup.procs", "0"))
+			_exit(2);
+		duplicate_in_need(self->fd, variant->wide, &cg, self->result);
+		_exit(3);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
+		TH_LOG("status %#x, the call returned %d", status,
+		       *self->result);
+	EXPECT_EQ(1, *self->result)
+		TH_LOG("it was not killed in the call");
+	EXPECT_LE(1, event(&cg, "oom_kill"));
+	/* All of it is given back, but for what the cgroup itself takes. */
+	end = seconds() + 10;
+	while (exact_charge(&cg, 0) > 64 && seconds() < end)
+		usleep(10000);
+	EXPECT_GE(64, exact_charge(&cg, 0));
+	EXPECT_EQ(0, rmdir(cg.dir));
+}
+
+TEST_HARNESS_MAIN
