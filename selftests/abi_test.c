@@ -478,5 +478,4 @@ TEST_F(remap, hole_is_refused_where_it_begins)
 	EXPECT_EQ(U64(src) + PAGES(1), r.fault_addr);
 }
 
-/* Limits: changed for a moment, and put back whatever happens. */
 TEST_HARNESS_MAIN
