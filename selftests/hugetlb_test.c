@@ -161,13 +161,6 @@ FIXTURE_VARIANT_ADD(pages, reserved) {
 FIXTURE_VARIANT_ADD(pages, unreserved) {
 	.size = MEM_HUGE, .nr = 3, .pool = POOL, .flags = MAP_NORESERVE,
 };
-FIXTURE_VARIANT_ADD(pages, gigantic_reserved) {
-	.size = MEM_GIB, .nr = 2, .pool = 4,
-};
-FIXTURE_VARIANT_ADD(pages, gigantic_unreserved) {
-	.size = MEM_GIB, .nr = 2, .pool = 4, .flags = MAP_NORESERVE,
-};
-
 /* Contents: of each page some 32 KiB at both ends. */
 #define PATCH	(8 * MEM_PAGE)
 
@@ -224,7 +217,7 @@ FIXTURE_TEARDOWN(pages)
 #define TOUCHED		(variant->nr - 1)
 #define UNTOUCHED	(self->reserved ? 1 : 0)	/* and still reserved */
 
-TEST_F(pages, are_shared_or_copied_as_query_says)
+TEST_F_TIMEOUT(pages, are_shared_or_copied_as_query_says, 90)
 {
 	size_t nr = TOUCHED * self->size / MEM_PAGE;
 	long rss = hugetlb_rss();
@@ -251,7 +244,7 @@ TEST_F(pages, are_shared_or_copied_as_query_says)
 	EXPECT_EQ(rss, hugetlb_rss());
 }
 
-TEST_F(pages, write_to_either_side_leaves_the_other)
+TEST_F_TIMEOUT(pages, write_to_either_side_leaves_the_other, 90)
 {
 	char *dup = mem_dup(self->fd, self->src, self->len);
 	int i;
@@ -271,7 +264,7 @@ TEST_F(pages, write_to_either_side_leaves_the_other)
 		EXPECT_TRUE(check_page(PAGE(dup, i), self->size, 200 + 10 * i));
 }
 
-TEST_F(pages, either_side_outlives_the_other)
+TEST_F_TIMEOUT(pages, either_side_outlives_the_other, 90)
 {
 	char *dup = mem_dup(self->fd, self->src, self->len), *again;
 
@@ -289,7 +282,7 @@ TEST_F(pages, either_side_outlives_the_other)
 }
 
 /* As with fork: the duplicate takes from what is free, and reserves nothing. */
-TEST_F(pages, counters_of_the_pool_are_right_at_every_step)
+TEST_F_TIMEOUT(pages, counters_of_the_pool_are_right_at_every_step, 90)
 {
 	const size_t size = self->size;
 	long r = UNTOUCHED, n = TOUCHED;
@@ -322,7 +315,7 @@ TEST_F(pages, counters_of_the_pool_are_right_at_every_step)
 }
 
 /* In the other order, and the reservation of what was never touched goes back. */
-TEST_F(pages, counters_are_right_when_the_duplicate_goes_first)
+TEST_F_TIMEOUT(pages, counters_are_right_when_the_duplicate_goes_first, 90)
 {
 	long free = variant->pool - TOUCHED;
 	char *dup = mem_dup(self->fd, self->src, self->len);
@@ -342,7 +335,7 @@ TEST_F(pages, counters_are_right_when_the_duplicate_goes_first)
 }
 
 /* A part of the source, and parts of the duplicate unmapped. */
-TEST_F(pages, parts_are_duplicated)
+TEST_F_TIMEOUT(pages, parts_are_duplicated, 90)
 {
 	char *dup = mem_dup(self->fd, PAGE(self->src, 1), self->len - self->size);
 
@@ -363,7 +356,7 @@ TEST_F(pages, parts_are_duplicated)
  * Not a page left: the duplicate cannot be made of copies, and of shared pages
  * the source keeps its own, whoever has to do without.
  */
-TEST_F(pages, an_exhausted_pool_does_no_harm_to_the_source)
+TEST_F_TIMEOUT(pages, an_exhausted_pool_does_no_harm_to_the_source, 90)
 {
 	struct mem_counters before, after;
 	struct cowsnap_remap r = {
@@ -405,7 +398,7 @@ TEST_F(pages, an_exhausted_pool_does_no_harm_to_the_source)
  * is none free: the kernel takes it from the child. And not from the owner, at
  * whose address it looks in all other mappings of that file.
  */
-TEST_F(pages, an_owner_with_a_duplicate_and_a_child_keeps_its_page)
+TEST_F_TIMEOUT(pages, an_owner_with_a_duplicate_and_a_child_keeps_its_page, 90)
 {
 	char *dup = mem_dup(self->fd, self->src, self->len);
 	int ready[2], done[2], status;
@@ -451,7 +444,7 @@ TEST_F(pages, an_owner_with_a_duplicate_and_a_child_keeps_its_page)
  * What a child has lost to the owner is an error when it looks, and so it is in
  * a duplicate that the child makes then: not zeroes.
  */
-TEST_F(pages, lost_pages_are_lost_in_the_duplicate)
+TEST_F_TIMEOUT(pages, lost_pages_are_lost_in_the_duplicate, 90)
 {
 	int ready[2], status;
 	char *dup, c;
@@ -479,7 +472,7 @@ TEST_F(pages, lost_pages_are_lost_in_the_duplicate)
 }
 
 /* The pin's owner keeps the page, the duplicate gets a copy. */
-TEST_F(pages, a_pinned_page_is_copied)
+TEST_F_TIMEOUT(pages, a_pinned_page_is_copied, 90)
 {
 	size_t nr = self->size / MEM_PAGE;
 	struct cowsnap_remap r;
@@ -506,7 +499,7 @@ TEST_F(pages, a_pinned_page_is_copied)
 	uring_close(&ring);
 }
 
-TEST_F(pages, a_child_has_both)
+TEST_F_TIMEOUT(pages, a_child_has_both, 90)
 {
 	char *dup = mem_dup(self->fd, self->src, self->len);
 	int status;
@@ -529,7 +522,7 @@ TEST_F(pages, a_child_has_both)
 	EXPECT_TRUE(check_page(self->src, self->size, 2));
 }
 
-TEST_F(pages, the_duplicate_is_ordinary_memory)
+TEST_F_TIMEOUT(pages, the_duplicate_is_ordinary_memory, 90)
 {
 	char *dup = mem_dup(self->fd, self->src, self->len), *to;
 
@@ -549,7 +542,7 @@ TEST_F(pages, the_duplicate_is_ordinary_memory)
 }
 
 /* Half a page is not duplicated, nor is a whole one put at half an address. */
-TEST_F(pages, half_a_page_is_refused)
+TEST_F_TIMEOUT(pages, half_a_page_is_refused, 90)
 {
 	struct cowsnap_remap r = {
 		.size = sizeof(r), .src = (uintptr_t)self->src + MEM_PAGE,
@@ -577,7 +570,7 @@ TEST_F(pages, half_a_page_is_refused)
 	EXPECT_TRUE(check_page((char *)(uintptr_t)r.dst, self->size, 0));
 }
 
-TEST_F(pages, fixed_replaces_hugetlb_memory)
+TEST_F_TIMEOUT(pages, fixed_replaces_hugetlb_memory, 90)
 {
 	char *at = map_pages(self->size, variant->nr, MAP_NORESERVE);
 	struct cowsnap_remap r;
@@ -592,7 +585,7 @@ TEST_F(pages, fixed_replaces_hugetlb_memory)
 	EXPECT_TRUE(pool_is(self->size, variant->pool, 0));
 }
 
-TEST_F(pages, read_only_until_it_is_made_writable)
+TEST_F_TIMEOUT(pages, read_only_until_it_is_made_writable, 90)
 {
 	struct cowsnap_remap r;
 	char *dup, perms[5];
@@ -609,7 +602,7 @@ TEST_F(pages, read_only_until_it_is_made_writable)
 }
 
 /* The reverse map finds both: else the page could not leave its node. */
-TEST_F(pages, migration_finds_both_sides)
+TEST_F_TIMEOUT(pages, migration_finds_both_sides, 90)
 {
 	char *dup = mem_dup(self->fd, self->src, self->len), *again;
 	int node;

@@ -74,7 +74,7 @@ enum cowsnap_reason {
 	COWSNAP_REASON_FLAG_UNKNOWN,	/* EOPNOTSUPP: a flag this module lacks */
 	COWSNAP_REASON_FLAG_CONFLICT,	/* EINVAL: FIXED and FIXED_NOREPLACE */
 	COWSNAP_REASON_RESERVED,	/* EINVAL: a reserved member is not zero */
-	COWSNAP_REASON_ALIGN,		/* EINVAL: not a multiple of the page size */
+	COWSNAP_REASON_ALIGN,		/* EINVAL: not a multiple of the (hugetlb) page size */
 	COWSNAP_REASON_EMPTY,		/* EINVAL: len is 0 */
 	COWSNAP_REASON_OVERFLOW,	/* EINVAL: the range leaves the address space */
 	COWSNAP_REASON_OVERLAP,		/* EINVAL: src and dst overlap */
@@ -87,7 +87,7 @@ enum cowsnap_reason {
 	COWSNAP_REASON_SHADOW_STACK,	/* EOPNOTSUPP: a CPU shadow stack */
 	COWSNAP_REASON_SPECIAL,		/* EOPNOTSUPP: vdso, vvar, a driver's own mapping */
 	COWSNAP_REASON_FILE,		/* EOPNOTSUPP: private file mapping (QUERY.kinds) */
-	COWSNAP_REASON_HUGETLB,		/* EOPNOTSUPP: hugetlb (QUERY.kinds) */
+	COWSNAP_REASON_HUGETLB,		/* EOPNOTSUPP: hugetlb (QUERY.kinds), see REMAP */
 	COWSNAP_REASON_DEVICE,		/* EOPNOTSUPP: page lent to a device (HMM) */
 	COWSNAP_REASON_POISON,		/* EOPNOTSUPP: page with a memory error */
 
@@ -159,8 +159,9 @@ struct cowsnap_query {
  * @shared:	out: base pages with content (present or swapped out) that both
  *		now map; untouched and zero pages count nowhere
  * @copied:	out: base pages copied at once because sharing them would not be
- *		sound: pinned ones (the owner of the pin keeps the page) and KSM
+ *		sound: pinned ones (the owner of the pin keeps the page), KSM
  *		pages (the kernel finds a KSM page at one address per process)
+ *		and hugetlb pages with a reservation, see below
  * @fault_addr:	out: on failure, the first address that refused
  * @reason:	out: enum cowsnap_reason
  * @reserved:	in: 0
@@ -182,6 +183,25 @@ struct cowsnap_query {
  * otherwise the kernel chooses an address congruent to @src modulo the size of
  * a huge page. Only congruent duplicates share huge pages whole; elsewhere the
  * mapping (not the page) is split first.
+ *
+ * Of a private file mapping the pages that were written are shared; the others
+ * stay the file's, in the duplicate as in the source, and count nowhere. The
+ * duplicate holds the file open as any mapping of it does. Private /dev/zero is
+ * like anonymous memory. Mappings of drivers are SPECIAL, DAX is PFNMAP.
+ *
+ * Private hugetlb: a range begins and ends at a multiple of the hugetlb page
+ * size, and so does the duplicate (ALIGN otherwise; a hint that does not is not
+ * taken). The duplicate has no reservation, like fork's child: memory that is
+ * written, or touched first, takes a page of the pool that is free and not
+ * reserved, or is SIGBUS. Where the source has a reservation (mmap() without
+ * MAP_NORESERVE; not fork's child, not a duplicate) its own writes succeed when
+ * the pool is exhausted: the kernel takes the page from the duplicate, which is
+ * SIGBUS from then on. Kernels before 7.3 would take it from the wrong address.
+ * There, without COWSNAP_KIND_HUGETLB_RESERVED, pages that somebody with a
+ * reservation may map are copied at once, from the pool (HUGETLB_POOL when it
+ * has not enough), and mappings of a hugetlbfs file or memfd that somebody maps
+ * with a reservation are HUGETLB. Without any reservation whoever writes to a
+ * shared page needs a free one: the source as well.
  *
  * With FIXED and HOLES all of [dst, dst + len) is replaced, holes included.
  * Whatever can be checked is checked before anything is replaced. In all other

@@ -81,6 +81,8 @@ static const char *const reasons[] = {
 		"the call was given up because the process is being killed",
 	[COWSNAP_REASON_RESULT] =
 		"the result cannot be stored; the request must lie in writable memory",
+	[COWSNAP_REASON_HUGETLB_POOL] =
+		"the hugetlb pool has no free page; raise vm.nr_hugepages, or map the source with MAP_NORESERVE to have its pages shared",
 };
 
 const char *cowsnap_reason(unsigned int reason)
