@@ -154,6 +154,7 @@ enum {
 	OP_IF_LOCKED = 2048,
 	OP_IF_SWAPPED = 4096,
 	OP_IF_NOT = 8192,	/* only when not */
+	OP_RARE = 16384,	/* often has nothing to work on */
 };
 
 extern const struct large_op large_map_ops[], large_kernel_ops[];
@@ -213,9 +214,8 @@ void large_probe(const struct large_view *v);
 size_t large_probe_changed(const struct large_view *v);
 size_t large_swapped(const struct large_view *v, size_t start, size_t nr);
 
-/* fork.. in large_map.c */
+/* At the end: what a step has begun and no other has ended. */
 void large_end_child(struct large_seq *s);
-/* .. and what large_kernel.c holds beyond a step */
 void large_release(struct large_seq *s);
 
 #endif /* COWSNAP_SELFTESTS_LARGE_H */
