@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Which of the program's mappings are next, and which are better left alone. */
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "preload.h"
+
+struct line {
+	unsigned long start, end, inode;
+	bool private, writable;
+};
+
+static const char *parse_number(const char *at, int base, unsigned long *value)
+{
+	for (*value = 0;; at++) {
+		int digit = *at >= 'a' ? *at - 'a' + 10 : *at - '0';
+
+		if (digit < 0 || digit >= base)
+			return at;
+		*value = *value * base + digit;
+	}
+}
+
+static const char *skip_word(const char *at)
+{
+	while (*at != ' ')
+		at++;
+	return at + 1;
+}
+
+/* 7f0000000000-7f0000001000 rw-p 00000000 00:00 0    [stack] */
+static void parse_line(const char *at, struct line *line)
+{
+	at = parse_number(at, 16, &line->start) + 1;
+	at = parse_number(at, 16, &line->end) + 1;
+	line->writable = at[1] == 'w';
+	line->private = at[3] == 'p';
+	at = skip_word(skip_word(skip_word(at)));
+	parse_number(at, 10, &line->inode);
+}
+
+/*
+ * A sample of all lines, each as likely as another, since a program may have
+ * more mappings than we have time for.
+ */
+static void consider(struct preload *p, const struct line *line, unsigned int *seen)
+{
+	unsigned int place = (*seen)++;
+
+	if (place >= MAX_TARGETS)
+		place = random_below(p, *seen);
+	else
+		p->nr_targets++;
+	if (place < MAX_TARGETS) {
+		p->target[place].start = line->start;
+		p->target[place].end = line->end;
+		p->target[place].file = line->inode;
+	}
+}
+
+/*
+ * vsyscall is no memory of the process; our own arena is left out. What is
+ * refused anyway, and what nobody writes, we try now and then.
+ */
+static bool wanted(struct preload *p, const struct line *line)
+{
+	if (!line->private || line->start >= 1UL << 56)
+		return false;
+	if (line->start < p->arena_end && p->arena < line->end)
+		return false;
+	if (line->inode && !(p->kinds & COWSNAP_KIND_FILE))
+		return !random_below(p, 32);
+	return line->writable || !random_below(p, 4);
+}
+
+/* Lines of /proc/self/maps; a long name may be cut off. */
+static unsigned long for_all_lines(struct preload *p)
+{
+	unsigned long nr = 0, fill = 0, i, begin;
+	unsigned int seen = 0;
+	struct line line;
+	long len;
+
+	sys(lseek, p->maps, 0, SEEK_SET);
+	while ((len = sys(read, p->maps, p->text + fill, sizeof(p->text) - fill)) > 0) {
+		fill += len;
+		for (begin = i = 0; i < fill; i++) {
+			if (p->text[i] != '\n')
+				continue;
+			parse_line(p->text + begin, &line);
+			begin = i + 1;
+			nr++;
+			if (wanted(p, &line))
+				consider(p, &line, &seen);
+		}
+		fill -= begin;
+		for (i = 0; i < fill; i++)
+			p->text[i] = p->text[begin + i];
+	}
+	return nr;
+}
+
+unsigned int pick_targets(struct preload *p)
+{
+	p->nr_targets = 0;
+	/* The program's share of the limit stays untouched. */
+	if (for_all_lines(p) > p->max_maps / 2) {
+		count(&p->counts->skipped, 1);
+		return 0;
+	}
+	return p->nr_targets;
+}
