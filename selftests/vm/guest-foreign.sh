@@ -1,0 +1,305 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+# Usage: guest-foreign.sh [--quick | --seconds N] [--start N] [PROGRAM...]
+# In a guest: load /cowsnap.ko and run programs that know nothing of it (see
+# table below), each alone and then with the preload library in it, which keeps
+# duplicating, checking and dropping the program's memory. Their results must be
+# the same, test by test. With --seconds go round the table from line --start
+# until the time is over; --quick is one pass over the short ones; PROGRAMs limit
+# it to those whose line contains one of the words. TAP; the counts come last.
+
+dir=/files/foreign
+counts=/tmp/counts
+work=/tmp/foreign
+failed=0 broken=0 passes=1 quick='' seconds='' start=1 patience=300
+
+# Whether in --quick, which set, the command. Arguments as in run_vmtests.sh of
+# the kernel, where it gives any; stress-ng ends with its first failed
+# verification. A stressor takes --timeout seconds of its own.
+table()
+{
+	cat <<-EOF
+	q mm mkdirty
+	q mm mremap_dontunmap
+	q mm madv_populate
+	q mm mseal_test
+	q mm mlock2-tests
+	q mm ksm_tests -M -p 10
+	q mm map_populate
+	q ng --vm 2 --vm-bytes 8M --vm-method all
+	q ng --bigheap 1 --bigheap-growth 64K --fork 1 --fork-max 2
+	q ng --memthrash 1 --mprotect 1
+	- ng --brk 1 --stackmmap 1
+	- ng --mmap 1 --mmap-bytes 8M --mremap 1 --mremap-bytes 4M
+	- ng --madvise 1 --mlock 1
+	- ng --userfaultfd 1 --userfaultfd-bytes 4M --malloc 1 --malloc-bytes 8M
+	- ng --vm 2 --vm-bytes 8M --vm-method all --vm-madvise mergeable --ksm
+	- ng --vm 1 --vm-bytes 16M --vm-method all --vm-madvise hugepage --thrash
+	- ng --numa 1 --mmapfork 1 --mmapfork-bytes 8M
+	- ng --pageswap 1 --remap 1
+	- ng --vm-rw 1 --vm-rw-bytes 8M --vm-splice 1
+	- ng --stack 1 --bad-altstack 1
+	- ng --qsort 1 --tree 1 --pthread 1
+	- mm mremap_test
+	- mm ksm_functional_tests
+	- mm uffd-unit-tests
+	- mm userfaultfd anon 20 4
+	- mm userfaultfd shmem 20 4
+	- mm uffd-stress anon 20 4
+	- mm uffd-stress shmem-private 20 4
+	- mm uffd-wp-mremap
+	- mm pagemap_ioctl
+	- mm soft-dirty
+	- mm cow
+	- mm gup_longterm
+	- mm migration
+	- mm ksm_tests -U
+	- mm ksm_tests -Z -p 10 -z 0
+	- mm ksm_tests -Z -p 10 -z 1
+	- mm ksm_tests -N -m 1
+	- mm ksm_tests -N -m 0
+	- mm khugepaged
+	- mm split_huge_page_test
+	- mm transhuge-stress -d 5
+	- mm mdwe_test
+	- mm map_fixed_noreplace
+	- mm mlock-random-test
+	- mm mrelease_test
+	- mm memfd_secret
+	- mm droppable
+	- mm guard-regions
+	- mm process_madv
+	- mm merge
+	- mm rmap
+	- mm prctl_thp_disable
+	- mm protection_keys_64
+	- mm pkey_sighandler_tests_64
+	- mm compaction_test
+	- mm hugepage-mmap
+	- mm hugetlb-mmap
+	- mm map_hugetlb
+	- mm hugepage-mremap /tmp/huge/mremap
+	- mm hugetlb-mremap
+	- mm hugetlb-madvise /tmp/huge/madvise
+	- mm hugetlb_madv_vs_map
+	- mm thuge-gen
+	EOF
+}
+
+# Results that duplicating changes by what it is, for differs() to let pass: a
+# pattern of result and name. Each with its reason.
+excused()
+{
+	case $1 in
+	# MADV_PAGEOUT leaves a page alone that is mapped more than once, and while
+	# a duplicate exists each is. The test then says that it could not be.
+	"skip "*"MADV_PAGEOUT did not work"*) return 0 ;;
+	*) return 1 ;;
+	esac
+}
+
+# One line a result of output $1, "ok", "not ok" or "skip" and what of. Tests of
+# one name are told apart by the heading above them, or by counting them.
+results_of()
+{
+	awk -v status="$2" '
+	function emit(result, name) {
+		gsub(/0x[0-9a-f]+/, "ADDRESS", name)
+		name = heading (heading == "" ? "" : ": ") name
+		print result " " name " (" ++seen[result name] ")"
+	}
+	{ sub(/\r$/, ""); sub(/^[ \t]+/, "") }
+	/\[RUN\]/ { heading = $0; sub(/^.*\[RUN\] */, "", heading); next }
+	/^(not )?ok / {
+		result = /^not/ ? "not ok" : / # SKIP/ ? "skip" : "ok"
+		sub(/^(not )?ok ([0-9]+ )?(- )?/, "")
+		emit(result, $0)
+		next
+	}
+	/^Testing .*\.\.\. / {
+		result = /failed/ ? "not ok" : /skipped/ ? "skip" : "ok"
+		sub(/\.\.\. .*/, "")
+		emit(result, $0)
+		next
+	}
+	/^stress-ng: fail:/ { bad++ }
+	END {
+		heading = ""
+		emit(status == 0 && !bad ? "ok" : status == 4 ? "skip" : "not ok", \
+		     "the end, with status " status)
+	}' "$1"
+}
+
+# What is in results $2, but never seen alone ($1), or got lost; empty when alike.
+differences()
+{
+	awk 'NR == FNR { alone[$0] = 1; next } !alone[$0]' "$1" "$2" |
+	while read -r line; do
+		excused "$line" || echo "only under duplication: $line"
+	done
+	# A test left out, whatever its result was.
+	if [ "$(grep -c . "$1.first")" -gt "$(grep -c . "$2")" ]; then
+		echo "only $(grep -c . "$2") results of $(grep -c . "$1.first")"
+	fi
+}
+
+# Run command $3... with output to $1 for at most $2 seconds: sets status.
+run()
+{
+	output=$1 limit=$2
+	shift 2
+	timeout -k 5 "$limit" "$@" >"$output" 2>&1 </dev/null
+	status=$?
+	# What a killed program left behind may hold memory or a lock.
+	[ $status = 0 ] || sleep 1
+}
+
+run_alone()
+{
+	run "$work/$key.out" $patience "$@"
+	results_of "$work/$key.out" $status >>"$work/$key.alone"
+}
+
+run_duplicated()
+{
+	run "$work/$key.dup.out" $((patience + 4 * took)) env LD_PRELOAD=$dir/cowsnap-preload.so \
+		COWSNAP_PRELOAD_COUNTS=$counts COWSNAP_PRELOAD_NAP=2000 $split "$@"
+	results_of "$work/$key.dup.out" $status >"$work/$key.dup"
+}
+
+now()
+{
+	cut -d. -f1 /proc/uptime
+}
+
+# The library counts them, whatever the program made of its end. The text is that
+# of the first one.
+broken_promises()
+{
+	$dir/preload-counts $counts 2>/dev/null | awk -v before="$1" '
+		$2 == "failures" && $1 > before { print $1 - before " promises broken" }
+		/^cowsnap-preload: / && before == 0'
+}
+
+# The program of line $1 of the table: set $3, command $4...
+try_program()
+{
+	key=program$1 name=$3
+	shift 3
+	name="$name $*"
+	# stress-ng does not look how its memory is mapped.
+	split=''
+	case $name in
+	ng*)	split=COWSNAP_PRELOAD_SPLIT=1
+		set -- $dir/stress-ng --timeout 3 --verify --oomable --temp-path /tmp "$@" ;;
+	*)	[ -x "$dir/mm/$1" ] || return 0
+		program=$dir/mm/$1; shift; set -- "$program" "$@" ;;
+	esac
+	begin=$(now)
+	if [ ! -e "$work/$key.alone" ]; then
+		run_alone "$@"
+		cp "$work/$key.alone" "$work/$key.alone.first"
+		took=$(($(now) - begin))
+		echo $took >"$work/$key.took"
+		echo $status >"$work/$key.status"
+	fi
+	took=$(cat "$work/$key.took")
+	case $(cat "$work/$key.status") in
+	124|137|143)
+		echo "ok foreign $name # SKIP takes longer than $patience s here, alone"
+		return 0 ;;
+	esac
+	run_duplicated "$@"
+	# A test may not be steady by itself: what it says alone is then a set.
+	for _ in 1 2; do
+		[ -n "$(differences "$work/$key.alone" "$work/$key.dup")" ] || break
+		run_alone "$@"
+	done
+	report "$(differences "$work/$key.alone" "$work/$key.dup")"
+}
+
+report()
+{
+	promise=$(broken_promises "${broken:-0}")
+	broken=$($dir/preload-counts $counts 2>/dev/null | awk '$2 == "failures" { print $1 }')
+	if [ -z "$1$promise" ]; then
+		echo "ok foreign $name: $(grep -c . "$work/$key.dup") results alike, $(($(now) - begin)) s"
+		return
+	fi
+	failed=1
+	echo "not ok foreign $name"
+	printf '%s\n' "$promise" "$1" | sed 's/^/# /' | head -n 20
+	tail -n 15 "$work/$key.dup.out" | sed 's/^/#   /'
+}
+
+setup()
+{
+	mkdir -p /lib64 /lib/x86_64-linux-gnu /tmp/huge $work &&
+	ln -s $dir/lib/ld-linux-x86-64.so.2 /lib64/ &&
+	ln -s $dir/lib/* /lib/x86_64-linux-gnu/ &&
+	modprobe brd rd_nr=1 rd_size=131072 &&
+	mkswap /dev/ram0 >/dev/null &&
+	swapon /dev/ram0 &&
+	echo madvise >/sys/kernel/mm/transparent_hugepage/enabled &&
+	echo 64 >/proc/sys/vm/nr_hugepages &&
+	mount -t hugetlbfs none /tmp/huge &&
+	insmod /cowsnap.ko &&
+	# For programs that give up being root.
+	chmod 666 /dev/cowsnap
+}
+
+finish()
+{
+	if $dir/preload-counts $counts >$work/counts; then
+		echo "ok foreign: duplicates were checked"
+	else
+		echo "not ok foreign: no duplicate was checked, or a promise broken"
+		failed=1
+	fi
+	sed 's/^/# /' $work/counts
+	rmmod cowsnap
+	result=$?
+	[ $result = 0 ] || failed=1
+	[ $result = 0 ] || printf 'not '
+	echo "ok foreign: rmmod"
+}
+
+while [ $# -gt 0 ]; do
+	case $1 in
+	--quick)	quick=1; shift ;;
+	--seconds)	seconds=$2 passes=1000000; shift 2 ;;
+	--start)	start=$2; shift 2 ;;
+	*)		break ;;
+	esac
+done
+
+# Is line $1 to be run? The words are in $wanted.
+chosen()
+{
+	[ -z "$quick" ] || [ "${1%% *}" = q ] || return 1
+	[ -n "$wanted" ] || return 0
+	for word in $wanted; do
+		case " $1 " in *" $word "*) return 0 ;; esac
+	done
+	return 1
+}
+
+setup || { echo "not ok foreign set-up"; exit 1; }
+wanted=$*
+table >$work/table
+lines=$(grep -c . $work/table)
+end=$(($(now) + ${seconds:-1000000}))
+pass=0
+while [ $pass -lt $passes ] && [ "$(now)" -lt $end ]; do
+	i=0
+	while [ $i -lt "$lines" ] && [ "$(now)" -lt $end ]; do
+		number=$(((start - 1 + i) % lines + 1))
+		line=$(sed -n "${number}p" $work/table)
+		i=$((i + 1))
+		# shellcheck disable=SC2086
+		! chosen "$line" || try_program $number $line
+	done
+	pass=$((pass + 1))
+done
+finish
+exit $failed
