@@ -4,7 +4,7 @@ KDIR	?= /lib/modules/$(shell uname -r)/build
 PREFIX	?= /usr/local
 export PREFIX DESTDIR
 
-.PHONY: all module user selftests check bench bench-count check-here bench-here install clean help
+.PHONY: all module user selftests check soak bench bench-count check-here bench-here install clean help
 
 all: module user
 
@@ -12,6 +12,7 @@ help:
 	@echo 'make                the module for the running kernel, library, bench'
 	@echo 'make check          all tests, in virtual machines (MUTANTS=no KERNELS="6.1 6.12 7.3 debug"'
 	@echo '                    TESTS="remap_test ..." JOBS=2; selftests/vm/check.sh says what they take)'
+	@echo 'make soak           random operations and foreign programs, for MINUTES=10 in all (KERNELS=... JOBS=2)'
 	@echo 'make bench          cowsnap beside fork, in a virtual machine (BENCH_ARGS=... MEM=4G)'
 	@echo 'make bench-count    the same by counting instructions'
 	@echo 'make check-here     the tests on this machine, with the module loaded'
@@ -30,6 +31,9 @@ selftests:
 
 check:
 	@selftests/vm/check.sh
+
+soak:
+	@selftests/vm/soak.sh
 
 bench:
 	@selftests/vm/bench.sh $(BENCH_ARGS)
