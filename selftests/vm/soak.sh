@@ -84,10 +84,10 @@ figures()
 		     "$(sum "$file" 'traced |compared |verified ') 0" ;;
 	*)
 		# model_test: "412 steps, 9000 pages verified", "remap 90/100".
-		echo "$(sum "$file" 'steps|rounds')" \
+		echo "$(sum "$file" 'steps,|rounds')" \
 		     "$(grep -aoE ' (remap|dup)[a-z_]* [0-9]+/' "$file" |
 			awk '{ sub(/\//, "", $2); n += $2 } END { print n + 0 }')" \
-		     "$(sum "$file" 'pages verified') $(sum "$file" 'faults injected')" ;;
+		     "$(sum "$file" 'pages verified') $(sum "$file" 'faults injected|steps can fail')" ;;
 	esac
 }
 
