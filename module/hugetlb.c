@@ -397,7 +397,7 @@ int cowsnap_copy_hugetlb(struct cowsnap_walk *walk, unsigned long addr)
 		folio_put(from);
 		if (IS_ERR(copy))
 			return PTR_ERR(copy);
-		if (fatal_signal_pending(current)) {
+		if (cowsnap_killed()) {
 			folio_put(copy);
 			return -EINTR;
 		}

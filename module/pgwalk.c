@@ -246,7 +246,7 @@ static int walk_hugetlb(struct cowsnap_walk *walk, unsigned long start,
 
 	for (addr = start; addr < end; addr += size) {
 		do {
-			if (fatal_signal_pending(current))
+			if (cowsnap_killed())
 				return walk_failed(walk, addr, -EINTR);
 			err = walk->ops->hugetlb(walk, addr);
 			cond_resched();

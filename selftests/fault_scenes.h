@@ -7,6 +7,8 @@
 #ifndef COWSNAP_SELFTESTS_FAULT_SCENES_H
 #define COWSNAP_SELFTESTS_FAULT_SCENES_H
 
+#include <sys/ioctl.h>
+
 #include "fault_sweep.h"
 
 #define LEN	(1UL << 18)
@@ -253,6 +255,63 @@ static bool merged(struct scene *s)
 		return false;
 	ksm_fill(s->src, s->len, SEED);
 	return ksm_merge(s->src, s->len);
+}
+
+/* Private mappings that have a file. */
+static bool map_file(struct scene *s, int fd)
+{
+	s->src = mem_map_alone(LEN);
+	s->len = LEN;
+	s->shared = LEN / MEM_PAGE;
+	if (fd < 0 || !s->src ||
+	    mmap(s->src, LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED,
+		 fd, 16 * MEM_PAGE) != s->src)
+		return false;
+	mem_fill(s->src, LEN, SEED);
+	return !close(fd);
+}
+
+static bool file(struct scene *s)
+{
+	int fd = memfd_create("fault_test", MFD_CLOEXEC);
+
+	return !ftruncate(fd, LEN + 16 * MEM_PAGE) && map_file(s, fd);
+}
+
+static bool dev_zero(struct scene *s)
+{
+	return map_file(s, open("/dev/zero", O_RDWR | O_CLOEXEC));
+}
+
+#define POOL_DIR	"/sys/kernel/mm/hugepages/hugepages-2048kB/"
+#define POOL_SIZE	POOL_DIR "nr_hugepages"
+
+/* Two pages of a pool of ten. What has a reservation may have to be copied. */
+static bool hugetlb(struct scene *s, int flags, bool copied)
+{
+	mem_write(POOL_SIZE, "10");
+	s->len = 2 * MEM_HUGE;
+	s->src = mem_free_range(s->len, MEM_HUGE, 0);
+	if (mmap(s->src, s->len, PROT_READ | PROT_WRITE, MAP_PRIVATE |
+		 MAP_ANONYMOUS | MAP_HUGETLB | MAP_FIXED | flags |
+		 21 << 26 /* MAP_HUGE_SHIFT */, -1, 0) != s->src)
+		return false;
+	*(copied ? &s->copied : &s->shared) = s->len / MEM_PAGE;
+	mem_fill(s->src, s->len, SEED);
+	return mem_read_long(POOL_DIR "free_hugepages") == 8;
+}
+
+static bool hugetlb_shared(struct scene *s)
+{
+	return hugetlb(s, MAP_NORESERVE, false);
+}
+
+static bool hugetlb_reserved(struct scene *s, int fd)
+{
+	struct cowsnap_query q = { .size = sizeof(q) };
+
+	return !ioctl(fd, COWSNAP_QUERY, &q) &&
+	       hugetlb(s, 0, !(q.kinds & COWSNAP_KIND_HUGETLB_RESERVED));
 }
 
 #endif /* COWSNAP_SELFTESTS_FAULT_SCENES_H */

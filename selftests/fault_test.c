@@ -60,6 +60,15 @@ FIXTURE_VARIANT_ADD(fault, of_all_kinds) {
 	.make = of_all_kinds, .needs = true, .lasting = true,
 };
 
+FIXTURE_VARIANT_ADD(fault, file) { .make = file };
+FIXTURE_VARIANT_ADD(fault, dev_zero) { .make = dev_zero };
+FIXTURE_VARIANT_ADD(fault, hugetlb_shared) {
+	.make = hugetlb_shared, .needs = true,
+};
+FIXTURE_VARIANT_ADD(fault, hugetlb_reserved) {
+	.make_fd = hugetlb_reserved, .needs = true,
+};
+
 FIXTURE_SETUP(fault)
 {
 	self->fd = mem_open();
@@ -71,6 +80,8 @@ FIXTURE_TEARDOWN(fault)
 	arm_module(0);
 	if (variant->make == merged)
 		ksm_stop();
+	if (variant->make == hugetlb_shared || variant->make_fd == hugetlb_reserved)
+		mem_write(POOL_SIZE, "0");
 	close(self->fd);
 }
 

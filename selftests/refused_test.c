@@ -45,7 +45,6 @@ FIXTURE_VARIANT(refused)
 {
 	bool (*put)(char *at, size_t len);
 	unsigned int reason;
-	unsigned int kind;	/* in QUERY.kinds, it is duplicated after all */
 };
 
 static bool put_shared(char *at, size_t len)
@@ -71,60 +70,11 @@ static bool put_shared_file(char *at, size_t len)
 	return put_memfd(at, len, MAP_SHARED);
 }
 
-static bool put_private_file(char *at, size_t len)
-{
-	return put_memfd(at, len, MAP_PRIVATE);
-}
-
 /* Shared, but read-only: no reason to take it for private. */
 static bool put_shared_read_only(char *at, size_t len)
 {
 	return put_memfd(at, len, MAP_SHARED) &&
 	       !mprotect(at, len, PROT_READ);
-}
-
-static bool put_program(char *at, size_t len)
-{
-	int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-	bool done = mmap(at, len, PROT_READ, MAP_PRIVATE | MAP_FIXED, fd,
-			 0) == at;
-
-	close(fd);
-	return done;
-}
-
-/* Its pages are anonymous, the mapping has a file. */
-static bool put_dev_zero(char *at, size_t len)
-{
-	int fd = open("/dev/zero", O_RDWR | O_CLOEXEC);
-	bool done = mmap(at, len, PROT_READ | PROT_WRITE, MAP_PRIVATE |
-			 MAP_FIXED, fd, 0) == at;
-
-	close(fd);
-	return done;
-}
-
-static void set_pool(long pages)
-{
-	char text[32];
-
-	snprintf(text, sizeof(text), "%ld", pages);
-	mem_write("/proc/sys/vm/nr_hugepages", text);
-}
-
-/* One page more in the pool until it is reserved. */
-static bool put_hugetlb(char *at, size_t len)
-{
-	long pool = mem_read_long("/proc/sys/vm/nr_hugepages");
-	bool done;
-
-	if (pool < 0)
-		return false;
-	set_pool(pool + 1);
-	done = mmap(at, len, PROT_READ | PROT_WRITE, MAP_PRIVATE |
-		    MAP_ANONYMOUS | MAP_HUGETLB | MAP_FIXED, -1, 0) == at;
-	set_pool(pool);
-	return done;
 }
 
 static bool put_wipeonfork(char *at, size_t len)
@@ -173,17 +123,13 @@ static bool put_packet_ring(char *at, size_t len)
 	return done;
 }
 
-#define REFUSED(name, reason_, ...)					\
+#define REFUSED(name, reason_)						\
 	FIXTURE_VARIANT_ADD(refused, name)				\
-	{ .put = put_##name, .reason = COWSNAP_REASON_##reason_, __VA_ARGS__ }
+	{ .put = put_##name, .reason = COWSNAP_REASON_##reason_ }
 
 REFUSED(shared, SHARED);
 REFUSED(shared_file, SHARED);
 REFUSED(shared_read_only, SHARED);
-REFUSED(private_file, FILE, .kind = COWSNAP_KIND_FILE);
-REFUSED(program, FILE, .kind = COWSNAP_KIND_FILE);
-REFUSED(dev_zero, FILE, .kind = COWSNAP_KIND_FILE);
-REFUSED(hugetlb, HUGETLB, .kind = COWSNAP_KIND_HUGETLB);
 REFUSED(wipeonfork, WIPEONFORK);
 REFUSED(droppable, WIPEONFORK);
 REFUSED(secret, SHARED);
@@ -191,15 +137,10 @@ REFUSED(packet_ring, PFNMAP);
 
 FIXTURE_SETUP(refused)
 {
-	struct cowsnap_query q = { .size = sizeof(q) };
-
 	self->fd = mem_open();
 	ASSERT_GE(self->fd, 0)
 		TH_LOG("%s: %s. Is the module loaded?", MEM_DEVICE,
 		       strerror(errno));
-	ASSERT_EQ(0, ioctl(self->fd, COWSNAP_QUERY, &q));
-	if (q.kinds & variant->kind)
-		SKIP(return, "this module duplicates it");
 	self->good = mem_map_offset(2 * MEM_HUGE, MEM_HUGE, 0);
 	ASSERT_NE(NULL, self->good);
 	self->bad = self->good + MEM_HUGE;
