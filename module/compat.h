@@ -70,7 +70,7 @@ int insert_vm_struct(struct mm_struct *mm, struct vm_area_struct *vma);
 #endif
 #ifndef COWSNAP_HAVE_MAY_EXPAND_VM_PUBLIC
 #if COWSNAP_SINCE(7, 0)
-#define COWSNAP_MAY_EXPAND_VMA_FLAGS
+#define COWSNAP_HAVE_MAY_EXPAND_VMA_FLAGS
 bool may_expand_vm(struct mm_struct *mm, const vma_flags_t *vma_flags,
 		   unsigned long npages);
 #else
@@ -330,7 +330,7 @@ static inline void cowsnap_set_vm_flags(struct vm_area_struct *vma,
 static inline bool cowsnap_may_expand_vm(struct mm_struct *mm,
 					 unsigned long flags, unsigned long nr)
 {
-#ifdef COWSNAP_MAY_EXPAND_VMA_FLAGS
+#ifdef COWSNAP_HAVE_MAY_EXPAND_VMA_FLAGS
 	vma_flags_t vma_flags = legacy_to_vma_flags(flags);
 
 	return ksym_or(false, may_expand_vm, mm, &vma_flags, nr);

@@ -119,7 +119,8 @@ enum cowsnap_reason {
  * @diff_flags:	out: flags that DIFF knows
  * @release_flags: out: flags that RELEASE knows
  * @kinds:	out: COWSNAP_KIND_* that can be duplicated
- * @huge_whole:	out: 1 when huge pages are shared whole where addresses allow
+ * @huge_whole:	out: 1 when huge pages are shared whole where addresses allow;
+ *		0: they are split, see struct cowsnap_remap for what that asks
  * @reason:	out: enum cowsnap_reason
  * @fault_addr:	out: always 0
  */
@@ -161,7 +162,8 @@ struct cowsnap_query {
  * @copied:	out: base pages copied at once because sharing them would not be
  *		sound: pinned ones (the owner of the pin keeps the page), KSM
  *		pages (the kernel finds a KSM page at one address per process)
- *		and hugetlb pages with a reservation, see below
+ *		and hugetlb pages with a reservation, and some with
+ *		QUERY.huge_whole 0, see below
  * @fault_addr:	out: on failure, the first address that refused
  * @reason:	out: enum cowsnap_reason
  * @reserved:	in: 0
@@ -202,6 +204,19 @@ struct cowsnap_query {
  * has not enough), and mappings of a hugetlbfs file or memfd that somebody maps
  * with a reservation are HUGETLB. Without any reservation whoever writes to a
  * shared page needs a free one: the source as well.
+ *
+ * Where QUERY.huge_whole is 0 (kernels with CONFIG_MM_ID, from 6.15 on) the
+ * kernel writes a huge page in place when one process has all its mappings. No
+ * huge page of any size may be mapped by both sides there. Those of the source
+ * are split, and the pages count as shared; of one that cannot be split, since
+ * it is pinned, the pages are copied. Source and duplicate are as after
+ * MADV_NOHUGEPAGE. Pages that a child or the parent has, too, whose mapping may
+ * have huge pages, are copied; this ends with the child, and does not befall
+ * children forked after the first duplicate. On such a kernel the caller MUST
+ * NOT call MADV_HUGEPAGE on either side, here or in a child, while they share
+ * pages: with huge pages smaller than a PMD enabled and swap on zram, swapped
+ * out pages would come back as one huge page to both, and stores to one side
+ * appear on the other.
  *
  * With FIXED and HOLES all of [dst, dst + len) is replaced, holes included.
  * Whatever can be checked is checked before anything is replaced. In all other
