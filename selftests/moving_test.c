@@ -184,6 +184,7 @@ TEST_F(moving, pages_reclaimed_during_the_call)
 
 /* NUMA hints: entries made inaccessible so that the next touch is noticed. */
 
+#define NUMA_BALANCING	"/proc/sys/kernel/numa_balancing"
 #define SCAN_DELAY	"/sys/kernel/debug/sched/numa_balancing/scan_delay_ms"
 #define SCAN_PERIOD	"/sys/kernel/debug/sched/numa_balancing/scan_period_min_ms"
 
@@ -193,12 +194,13 @@ TEST_F(moving, pages_with_numa_hints)
 	long delay = mem_read_long(SCAN_DELAY);
 	long period = mem_read_long(SCAN_PERIOD);
 	long was = mem_vmstat("numa_pte_updates"), updates = 0, now;
+	long balancing = mem_read_long(NUMA_BALANCING);
 	char text[24], *dup;
 	size_t i;
 
 	if (mem_nodes() < 2)
 		SKIP(return, "one node");
-	if (was < 0 || mem_write("/proc/sys/kernel/numa_balancing", "1"))
+	if (was < 0 || mem_write(NUMA_BALANCING, "1"))
 		SKIP(return, "no NUMA balancing");
 	mem_write(SCAN_DELAY, "10");
 	mem_write(SCAN_PERIOD, "10");
@@ -239,6 +241,8 @@ TEST_F(moving, pages_with_numa_hints)
 	mem_write(SCAN_DELAY, text);
 	snprintf(text, sizeof(text), "%ld", period);
 	mem_write(SCAN_PERIOD, text);
+	if (!balancing)
+		mem_write(NUMA_BALANCING, "0");
 	ASSERT_TRUE(WIFEXITED(status));
 	if (WEXITSTATUS(status) == 2)
 		SKIP(return, "the kernel gave no hints in time");

@@ -18,6 +18,8 @@
 #define LEN	(NR * MEM_PAGE)
 #define SEED	5
 
+#define NUMA_BALANCING	"/proc/sys/kernel/numa_balancing"
+
 /* Both sides of a duplication, made in different ways */
 
 FIXTURE(sides) {
@@ -26,6 +28,7 @@ FIXTURE(sides) {
 	char *src;
 	char *dup;
 	size_t len;
+	long balancing;
 };
 
 FIXTURE_VARIANT(sides) {
@@ -119,6 +122,9 @@ FIXTURE_SETUP(sides)
 	int err;
 
 	self->cg.dir[0] = 0;
+	/* It moves pages, too: to whoever used them last. */
+	self->balancing = mem_read_long(NUMA_BALANCING);
+	mem_write(NUMA_BALANCING, "0");
 	self->fd = mem_open();
 	ASSERT_LE(0, self->fd);
 	if (!mem_have_swap())
@@ -139,6 +145,8 @@ FIXTURE_SETUP(sides)
 
 FIXTURE_TEARDOWN(sides)
 {
+	if (self->balancing > 0)
+		mem_write(NUMA_BALANCING, "1");
 	cgroup_leave(&self->cg);
 	close(self->fd);
 }
@@ -223,8 +231,9 @@ TEST_F(sides, move_to_another_node_moves_both)
 	ASSERT_TRUE(mem_pagemap_read(self->src, at_0, all));
 	EXPECT_EQ(nr, move_to_node(self->dup, nr * MEM_PAGE, 1));
 	ASSERT_TRUE(mem_pagemap_read(self->src, at_1, all));
-	for (i = 0; i < all; i++)
-		ASSERT_NE(at_0[i], at_1[i]);
+	for (i = 0; i < all && at_0[i] != at_1[i]; i++)
+		;
+	EXPECT_EQ(all, i);
 	EXPECT_EQ(all, mem_shared_pages(self->src, self->dup, self->len));
 	EXPECT_TRUE(mem_check(self->src, self->len, SEED));
 	EXPECT_TRUE(mem_check(self->dup, self->len, SEED));

@@ -20,11 +20,17 @@ kernel=$(realpath "$kernel")
 
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
-rm -rf "$out/Kbuild" "$out/module" "$out/uapi" "$out/cowsnap.ko"
-mkdir "$out/module"
-cp -r "$top/Kbuild" "$top/uapi" "$out"
-# Sources only: a build in the checkout may be for another kernel.
-cp "$top"/module/*.[ch] "$out/module"
+rm -f "$out/cowsnap.ko"
+# Sources only: a build in the checkout may be for another kernel. What is the
+# same stays as old as it is: one directory serves for patch after patch.
+(cd "$top" && printf '%s\n' Kbuild module/*.[ch] uapi/linux/*.h) >"$out/sources"
+for file in "$out"/module/*.[ch]; do
+	[ -e "$top/module/${file##*/}" ] || rm -f "$file"
+done
+while read -r file; do
+	mkdir -p "$out/$(dirname "$file")"
+	cmp -s "$top/$file" "$out/$file" || cp "$top/$file" "$out/$file"
+done <"$out/sources"
 options=()
 [ $# -gt 0 ] || options+=(KCFLAGS=-Werror)
 [ -z "${COWSNAP_FAULTS:-}" ] || options+=("COWSNAP_FAULTS=$COWSNAP_FAULTS")
