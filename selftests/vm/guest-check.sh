@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# Usage: guest-check.sh [PROGRAM[:TEST]...]
+# Usage: guest-check.sh [PROGRAM[:TEST[/VARIANT]]...]
 # In a guest: load /cowsnap.ko, provide swap, run the programs in
 # /files/selftests (all of them, or those named; of a program all tests or the
 # one named), unload the module. Results are TAP lines; the status is 1 when one
@@ -87,6 +87,7 @@ check_lockdep()
 run_test()
 {
 	program=${1%%:*} only=${1#"${1%%:*}"} start=$(now)
+	variant=${only#"${only%%/*}"} only=${only%%/*}
 
 	echo "# == $1 =="
 	if [ ! -x "$dir/$program" ]; then
@@ -97,7 +98,8 @@ run_test()
 	tee /tmp/output </tmp/pipe &
 	(
 		echo 0 >$cgroup/cgroup.procs
-		exec timeout -k 5 "$limit" "$dir/$program" ${only:+-t "${only#:}"}
+		exec timeout -k 5 "$limit" "$dir/$program" ${only:+-t "${only#:}"} \
+			${variant:+-v "${variant#/}"}
 	) </dev/null >/tmp/pipe 2>&1
 	status=$?
 	echo 1 >$cgroup/cgroup.kill
