@@ -135,7 +135,7 @@ static int duplicate_in_need(int fd, bool wide, struct cgroup *cg, int *result)
 	if (!(wide ? spread_out(&v) : pin_much(&v)) || account_hold(cg))
 		return 10;
 	/* Once before: what we touch for the first time is charged, too. */
-	*result = 0;
+	*(volatile int *)result = *result;
 	mem_counters(&before);
 	if (mem_remap(fd, v.src, v.len, NULL, 0, &r) ||
 	    munmap((void *)(uintptr_t)r.dst, v.len) ||
