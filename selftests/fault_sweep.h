@@ -205,8 +205,9 @@ static bool reason_is_sound(int err, const struct cowsnap_remap *r)
 {
 	switch (err) {
 	case -ENOMEM:
-		return r->reason >= COWSNAP_REASON_NO_ROOM &&
-		       r->reason <= COWSNAP_REASON_NO_MEMORY;
+		return (r->reason >= COWSNAP_REASON_NO_ROOM &&
+			r->reason <= COWSNAP_REASON_NO_MEMORY) ||
+		       r->reason == COWSNAP_REASON_HUGETLB_POOL;
 	case -EINTR:
 		return r->reason == COWSNAP_REASON_SIGNAL;
 	case -EFAULT:	/* and there was no way to say why */
