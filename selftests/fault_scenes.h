@@ -7,7 +7,9 @@
 #ifndef COWSNAP_SELFTESTS_FAULT_SCENES_H
 #define COWSNAP_SELFTESTS_FAULT_SCENES_H
 
+#include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 
 #include "fault_sweep.h"
 
@@ -245,6 +247,32 @@ static bool swapped_often(struct scene *s, int fd)
 	return true;
 }
 
+/*
+ * A child has the swapped pages, too, and may have huge pages: kernels with
+ * CONFIG_MM_ID read them in and copy them. It goes when we do.
+ */
+static bool swapped_in_a_child(struct scene *s, int fd)
+{
+	struct cowsnap_query q = { .size = sizeof(q) };
+
+	s->src = mem_map_offset(LEN, MEM_HUGE, 0);
+	s->len = LEN;
+	s->content = SWAPPED;
+	s->read_in = true;
+	if (!s->src || !mem_have_swap() || ioctl(fd, COWSNAP_QUERY, &q))
+		return false;
+	*(q.huge_whole ? &s->shared : &s->copied) = LEN / MEM_PAGE;
+	mem_fill(s->src, LEN, SEED);
+	if (mem_pageout(s->src, LEN) != LEN / MEM_PAGE)
+		return false;
+	if (!fork()) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		pause();
+		_exit(0);
+	}
+	return true;
+}
+
 static bool merged(struct scene *s)
 {
 	s->src = mem_map_alone(LEN / 4);
@@ -304,6 +332,16 @@ static bool hugetlb(struct scene *s, int flags, bool copied)
 static bool hugetlb_shared(struct scene *s)
 {
 	return hugetlb(s, MAP_NORESERVE, false);
+}
+
+/* Pinned: copied on every kernel. */
+static bool hugetlb_pinned(struct scene *s)
+{
+	if (!hugetlb(s, MAP_NORESERVE, false) || uring_open(&s->ring))
+		return false;
+	s->copied = MEM_HUGE / MEM_PAGE;
+	s->shared -= s->copied;
+	return !uring_pin(&s->ring, s->src, MEM_PAGE);
 }
 
 static bool hugetlb_reserved(struct scene *s, int fd)

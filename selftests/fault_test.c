@@ -55,6 +55,9 @@ FIXTURE_VARIANT_ADD(fault, swapped) { .make = swapped, .needs = true };
 FIXTURE_VARIANT_ADD(fault, swapped_often) {
 	.make_fd = swapped_often, .needs = true, .lasting = true,
 };
+FIXTURE_VARIANT_ADD(fault, swapped_in_a_child) {
+	.make_fd = swapped_in_a_child, .needs = true,
+};
 FIXTURE_VARIANT_ADD(fault, merged) { .make = merged, .needs = true };
 FIXTURE_VARIANT_ADD(fault, of_all_kinds) {
 	.make = of_all_kinds, .needs = true, .lasting = true,
@@ -64,6 +67,9 @@ FIXTURE_VARIANT_ADD(fault, file) { .make = file };
 FIXTURE_VARIANT_ADD(fault, dev_zero) { .make = dev_zero };
 FIXTURE_VARIANT_ADD(fault, hugetlb_shared) {
 	.make = hugetlb_shared, .needs = true,
+};
+FIXTURE_VARIANT_ADD(fault, hugetlb_pinned) {
+	.make = hugetlb_pinned, .needs = true,
 };
 FIXTURE_VARIANT_ADD(fault, hugetlb_reserved) {
 	.make_fd = hugetlb_reserved, .needs = true,
@@ -80,7 +86,8 @@ FIXTURE_TEARDOWN(fault)
 	arm_module(0);
 	if (variant->make == merged)
 		ksm_stop();
-	if (variant->make == hugetlb_shared || variant->make_fd == hugetlb_reserved)
+	if (variant->make == hugetlb_shared || variant->make == hugetlb_pinned ||
+	    variant->make_fd == hugetlb_reserved)
 		mem_write(POOL_SIZE, "0");
 	close(self->fd);
 }
@@ -105,6 +112,9 @@ static int sweep_scene(struct sweep *w, bool (*make)(struct scene *),
 	if (!(make ? make(&s) : make_fd(&s, w->fd))) {
 		broken = 2;
 	} else {
+		/* What is read in is charged. */
+		if (s.read_in)
+			w->cg = NULL;
 		broken = !sweep(w);
 		out->steps = w->steps;
 		out->recovered = w->recovered;
@@ -113,7 +123,7 @@ static int sweep_scene(struct sweep *w, bool (*make)(struct scene *),
 		uring_unpin(&s.ring);
 		uring_close(&s.ring);
 	}
-	if (w->cg)
+	if (out->cgroup)
 		cgroup_leave(&cg);
 	return broken;
 }

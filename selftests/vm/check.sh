@@ -3,12 +3,12 @@
 # Usage: check.sh
 # All tests: for each kernel a guest with two nodes, one with one node and
 # 4-level page tables but without the tests that cannot tell, and one with a
-# fault-injecting module; then the mutants; last the debug kernel, on which two
-# guests share the tests.
+# fault-injecting module; then the mutants; last the debug kernel where KERNELS
+# has it, on which two guests share the tests.
 # The last line counts the results; the status is 0 when some passed and none
 # failed. The output of each guest is in build/check/log, how long each program
 # took in build/check/times.
-# Environment: KERNELS="6.1 6.12 7.3 debug" (what fetch.sh takes), MUTANTS=no,
+# Environment: KERNELS="6.1 6.12 7.3" (what fetch.sh takes), MUTANTS=no,
 # JOBS (guests at a time), TESTS="abi_test ..." (of the programs only these).
 
 set -euo pipefail
@@ -17,7 +17,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 . "$vm/progress.sh"
 
-kernels=${KERNELS:-6.1 6.12 7.3 debug}
+kernels=${KERNELS:-6.1 6.12 7.3}
 out=$top/build/check
 log=$out/log
 # What neither nodes nor page-table levels make a difference to. Whatever is
