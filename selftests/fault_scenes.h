@@ -262,6 +262,7 @@ static bool swapped_in_a_child(struct scene *s, int fd)
 	if (!s->src || !mem_have_swap() || ioctl(fd, COWSNAP_QUERY, &q))
 		return false;
 	*(q.huge_whole ? &s->shared : &s->copied) = LEN / MEM_PAGE;
+	madvise(s->src, LEN, MADV_HUGEPAGE);
 	mem_fill(s->src, LEN, SEED);
 	if (mem_pageout(s->src, LEN) != LEN / MEM_PAGE)
 		return false;

@@ -40,6 +40,7 @@ struct scene {
 	uint64_t shared, copied;	/* what success says */
 	bool many;		/* too many steps to take each of them */
 	bool read_in;		/* swapped pages may be read in, and stay so */
+	bool loses_huge;	/* QUERY.huge_whole is 0 */
 };
 
 struct injector {
@@ -238,6 +239,9 @@ static bool failure_is_sound(struct scene *s, struct state *st, int err,
 		return complain("%llu shared, %llu copied by a failure",
 				(unsigned long long)r->shared,
 				(unsigned long long)r->copied);
+	/* Undone after the lock was dropped: see cowsnap.h. */
+	if (err == -EFAULT && s->loses_huge)
+		st->maps = mem_maps_hash();
 	return destination_is_sound(s) && furnish(s) && source_is_sound(s) &&
 	       state_is(s, st);
 }

@@ -112,6 +112,7 @@ static int sweep_scene(struct sweep *w, bool (*make)(struct scene *),
 	if (!(make ? make(&s) : make_fd(&s, w->fd))) {
 		broken = 2;
 	} else {
+		s.loses_huge = !mem_huge_whole(w->fd);
 		/* What is read in is charged. */
 		if (s.read_in)
 			w->cg = NULL;

@@ -184,20 +184,31 @@ void model_store(struct world *w, const struct zone *z, unsigned int i)
 		*(volatile uint64_t *)(at + words[n]) = p->val;
 }
 
-/* What is not readable is read by way of /proc/self/mem. */
+/*
+ * What is not readable is read by way of /proc/self/mem; where the kernel leaves
+ * that to debuggers (CONFIG_PROC_MEM_FORCE_PTRACE), it is made readable for it.
+ */
 bool model_load(struct world *w, const struct zone *z, unsigned int i,
 		uint64_t v[3])
 {
 	char *at = page_addr(z, i);
-	int n;
+	int n, prot = z->page[i].prot;
+	bool opened = false;
 
 	for (n = 0; n < 3; n++) {
-		if (z->page[i].prot & PROT_READ)
+		if (opened || prot & PROT_READ)
 			v[n] = *(volatile uint64_t *)(at + words[n]);
 		else if (pread(w->mem, &v[n], sizeof(v[n]),
-			       (uintptr_t)at + words[n]) != sizeof(v[n]))
+			       (uintptr_t)at + words[n]) == sizeof(v[n]))
+			continue;
+		else if (mprotect(at, MEM_PAGE, PROT_READ))
 			return model_fail(w, "cannot read page %u: %m", i);
+		else
+			v[n] = *(volatile uint64_t *)(at + words[n]);
+		opened = !(prot & PROT_READ);
 	}
+	if (opened && mprotect(at, MEM_PAGE, prot))
+		return model_fail(w, "cannot protect page %u: %m", i);
 	return true;
 }
 

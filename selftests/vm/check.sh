@@ -22,8 +22,10 @@ out=$top/build/check
 log=$out/log
 # What neither nodes nor page-table levels make a difference to. Whatever is
 # missing here runs twice.
-same='argument_test churn_test dirty_test fuzz_test instant_test ksm_test pin_test query_test'
-same+=' race_test refused_test sequence_test uffd_test'
+same='argument_test attribute_test churn_test dirty_test file_test fuzz_test hostile_test hugetlb_test'
+same+=' hugetlb_file_test instant_test kill_test ksm_test kvm_test large_test mapped_test model_test'
+same+=' moving_test oom_test pin_test query_test race_test refused_test rmap_test security_test'
+same+=' sequence_test uffd_test'
 
 # How kernel $1 is called in file names.
 name_of()
