@@ -227,6 +227,19 @@ static bool reason_is_sound(int err, const struct cowsnap_remap *r)
 	return false;
 }
 
+/*
+ * The call was undone after the lock had been dropped: its source stays without
+ * huge pages, and so maybe a mapping of its own, see cowsnap.h.
+ */
+static void follow_mappings(struct state *st)
+{
+	struct state now;
+
+	take_state(&now);
+	st->maps = now.maps;
+	st->counters.maps = now.counters.maps;
+}
+
 static bool failure_is_sound(struct scene *s, struct state *st, int err,
 			     const struct cowsnap_remap *r)
 {
@@ -239,11 +252,11 @@ static bool failure_is_sound(struct scene *s, struct state *st, int err,
 		return complain("%llu shared, %llu copied by a failure",
 				(unsigned long long)r->shared,
 				(unsigned long long)r->copied);
-	/* Undone after the lock was dropped: see cowsnap.h. */
+	if (!destination_is_sound(s) || !furnish(s) || !source_is_sound(s))
+		return false;
 	if (err == -EFAULT && s->loses_huge)
-		st->maps = mem_maps_hash();
-	return destination_is_sound(s) && furnish(s) && source_is_sound(s) &&
-	       state_is(s, st);
+		follow_mappings(st);
+	return state_is(s, st);
 }
 
 /* Look at the duplicate and drop it. Of swapped pages the content comes last. */

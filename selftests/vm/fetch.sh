@@ -23,7 +23,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 . "$vm/debug.sh"
 
-guest_modules=(brd zram loop kvm_amd)
+guest_modules=(brd zram loop ext4 kvm_amd)
 # Where to look for a series, the machine's own release first.
 suites=('' trixie-backports)
 # Part of a directory's name: another layout is another directory.
