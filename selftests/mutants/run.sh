@@ -6,7 +6,7 @@
 # `ok` when one does. A mutant that survives, or does not build, is a failure.
 # Above its diff a patch says:
 #	Breaks: the promise, a sentence
-#	Tests: PROGRAM[:TEST[/VARIANT]]...	what to run
+#	Tests: PROGRAM[:TEST|:/VARIANT]...	what to run
 #	Kernel: SERIES			(6.12)
 #	Boot: OPTION...			for vm/run.sh
 #	Hangs: yes			what is noticed is that it does not end

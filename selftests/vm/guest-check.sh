@@ -1,9 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# Usage: guest-check.sh [PROGRAM[:TEST[/VARIANT]]...]
+# Usage: guest-check.sh [PROGRAM[:TEST|:/VARIANT]...]
 # In a guest: load /cowsnap.ko, provide swap, run the programs in
-# /files/selftests (all of them, or those named; of a program all tests or the
-# one named), unload the module. Results are TAP lines; the status is 1 when one
+# /files/selftests (all of them, or those named; of a program all tests, the one
+# named, or those of a variant), unload the module. Results are TAP lines; the status is 1 when one
 # is `not ok`. A program has COWSNAP_TEST_TIMEOUT seconds (300). What a kernel
 # with checks has to say at the end, leaks and lockdep, is a result as well.
 
@@ -87,7 +87,11 @@ check_lockdep()
 run_test()
 {
 	program=${1%%:*} only=${1#"${1%%:*}"} start=$(now)
-	variant=${only#"${only%%/*}"} only=${only%%/*}
+	by=-t
+	# Of the harness's options any selects: a variant alone, then.
+	case $only in
+	*/*)	only=:${only#*/} by=-v ;;
+	esac
 
 	echo "# == $1 =="
 	if [ ! -x "$dir/$program" ]; then
@@ -98,8 +102,7 @@ run_test()
 	tee /tmp/output </tmp/pipe &
 	(
 		echo 0 >$cgroup/cgroup.procs
-		exec timeout -k 5 "$limit" "$dir/$program" ${only:+-t "${only#:}"} \
-			${variant:+-v "${variant#/}"}
+		exec timeout -k 5 "$limit" "$dir/$program" ${only:+"$by" "${only#:}"}
 	) </dev/null >/tmp/pipe 2>&1
 	status=$?
 	echo 1 >$cgroup/cgroup.kill
