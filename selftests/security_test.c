@@ -20,8 +20,11 @@
 #define U64(p)		((__u64)(uintptr_t)(p))
 #define SYSFS		"/sys/class/misc/cowsnap"
 
-/* Anything from here on is an address of the kernel's, or an errno. */
-#define KERNEL_FROM	0xffff800000000000ULL
+/*
+ * Anything from here on is an address of the kernel's, or an errno: so far down
+ * its half reaches with 5-level page tables.
+ */
+#define KERNEL_FROM	0xff00000000000000ULL
 
 /* No user, no group, no capability; /proc/self stays ours. */
 static bool become_nobody(void)
