@@ -309,7 +309,9 @@ static bool tells_kernel_address(const char *before, const char *after,
 	for (i = 0; i + 8 <= size; i += 4) {
 		memcpy(&was, before + i, 8);
 		memcpy(&is, after + i, 8);
-		if (is >= KERNEL_FROM && is != was)
+		/* Written as a whole, and not an address from the request. */
+		if (is >= KERNEL_FROM && is >> 32 != was >> 32 &&
+		    !memmem(before, size, &is, sizeof(is)))
 			return true;
 	}
 	return false;
