@@ -4,25 +4,9 @@
  * errno table, what is stored where. What REMAP does to memory is tested next
  * door, in remap_test.c and the others.
  */
-#include <errno.h>
 #include <stdio.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
-#include "kselftest_harness.h"
-#include "mem.h"
-
-#define PAGES(n)	((n) * MEM_PAGE)
-#define U64(p)		((__u64)(uintptr_t)(p))
-
-/* A multiple of the page size beyond user space with any page-table depth. */
-#define KERNEL_ADDR	0xffff888000000000ULL
-
-static int call(int fd, unsigned long cmd, void *arg)
-{
-	return ioctl(fd, cmd, arg) ? -errno : 0;
-}
+#include "request.h"
 
 static bool all_bytes(const void *p, unsigned char value, size_t len)
 {
@@ -35,37 +19,7 @@ static bool all_bytes(const void *p, unsigned char value, size_t len)
 	return true;
 }
 
-/* Four pages of source between guards, and a request for them. */
-FIXTURE(remap)
-{
-	int fd;
-	char *src;
-	size_t len;
-	struct cowsnap_remap r;
-};
-
-FIXTURE_SETUP(remap)
-{
-	self->fd = mem_open();
-	ASSERT_GE(self->fd, 0)
-		TH_LOG("%s: %s. Is the module loaded?", MEM_DEVICE,
-		       strerror(errno));
-	self->len = PAGES(4);
-	self->src = mem_map_alone(self->len);
-	ASSERT_NE(NULL, self->src);
-	mem_fill(self->src, self->len, 1);
-	self->r = (struct cowsnap_remap) {
-		.size = sizeof(self->r),
-		.src = U64(self->src),
-		.len = self->len,
-	};
-}
-
-FIXTURE_TEARDOWN(remap)
-{
-	EXPECT_TRUE(mem_check(self->src, self->len, 1));
-	close(self->fd);
-}
+REQUEST_FIXTURE(remap)
 
 TEST_F(remap, size_below_8_is_refused)
 {

@@ -3,58 +3,12 @@
  * Where the argument lies and who passes it: memory that cannot be read or
  * written, or that the call itself replaces; a descriptor from another process.
  */
-#include <errno.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
-#include "kselftest_harness.h"
-#include "mem.h"
+#include "request.h"
 
-#define PAGES(n)	((n) * MEM_PAGE)
-#define U64(p)		((__u64)(uintptr_t)(p))
-
-/* A multiple of the page size beyond user space with any page-table depth. */
-#define KERNEL_ADDR	0xffff888000000000ULL
-
-static int call(int fd, unsigned long cmd, void *arg)
-{
-	return ioctl(fd, cmd, arg) ? -errno : 0;
-}
-
-/* Four pages of source between guards, and a request for them. */
-FIXTURE(argument)
-{
-	int fd;
-	char *src;
-	size_t len;
-	struct cowsnap_remap r;
-};
-
-FIXTURE_SETUP(argument)
-{
-	self->fd = mem_open();
-	ASSERT_GE(self->fd, 0)
-		TH_LOG("%s: %s. Is the module loaded?", MEM_DEVICE,
-		       strerror(errno));
-	self->len = PAGES(4);
-	self->src = mem_map_alone(self->len);
-	ASSERT_NE(NULL, self->src);
-	mem_fill(self->src, self->len, 1);
-	self->r = (struct cowsnap_remap) {
-		.size = sizeof(self->r),
-		.src = U64(self->src),
-		.len = self->len,
-	};
-}
-
-FIXTURE_TEARDOWN(argument)
-{
-	EXPECT_TRUE(mem_check(self->src, self->len, 1));
-	close(self->fd);
-}
+REQUEST_FIXTURE(argument)
 
 TEST_F(argument, unreadable_argument_is_efault)
 {

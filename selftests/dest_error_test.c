@@ -3,19 +3,11 @@
  * Where a duplicate cannot go: refused with the reason and the address, and what
  * stands there stays.
  */
-#include <errno.h>
 #include <linux/capability.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
-#include "kselftest_harness.h"
-#include "mem.h"
-
-#define PAGES(n)	((n) * MEM_PAGE)
-#define U64(p)		((__u64)(uintptr_t)(p))
+#include "request.h"
 
 #define NR		16
 
@@ -23,42 +15,7 @@
 #define SYS_mseal	462
 #endif
 
-static int call(int fd, unsigned long cmd, void *arg)
-{
-	return ioctl(fd, cmd, arg) ? -errno : 0;
-}
-
-/* Four pages of source between guards, and a request for them. */
-FIXTURE(refused)
-{
-	int fd;
-	char *src;
-	size_t len;
-	struct cowsnap_remap r;
-};
-
-FIXTURE_SETUP(refused)
-{
-	self->fd = mem_open();
-	ASSERT_GE(self->fd, 0)
-		TH_LOG("%s: %s. Is the module loaded?", MEM_DEVICE,
-		       strerror(errno));
-	self->len = PAGES(4);
-	self->src = mem_map_alone(self->len);
-	ASSERT_NE(NULL, self->src);
-	mem_fill(self->src, self->len, 1);
-	self->r = (struct cowsnap_remap) {
-		.size = sizeof(self->r),
-		.src = U64(self->src),
-		.len = self->len,
-	};
-}
-
-FIXTURE_TEARDOWN(refused)
-{
-	EXPECT_TRUE(mem_check(self->src, self->len, 1));
-	close(self->fd);
-}
+REQUEST_FIXTURE(refused)
 
 TEST_F(refused, noreplace_is_eexist_where_something_is)
 {
