@@ -8,17 +8,6 @@
 
 #include "request.h"
 
-static bool all_bytes(const void *p, unsigned char value, size_t len)
-{
-	const unsigned char *at = p;
-	size_t i;
-
-	for (i = 0; i < len; i++)
-		if (at[i] != value)
-			return false;
-	return true;
-}
-
 REQUEST_FIXTURE(remap)
 
 TEST_F(remap, size_below_8_is_refused)

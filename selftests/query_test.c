@@ -3,35 +3,7 @@
  * COWSNAP_QUERY: what it says there is exists, and the struct may be shorter or
  * longer than the module knows it.
  */
-#include <errno.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
-#include "kselftest_harness.h"
-#include "mem.h"
-
-#define PAGES(n)	((n) * MEM_PAGE)
-#define U64(p)		((__u64)(uintptr_t)(p))
-
-/* A multiple of the page size beyond user space with any page-table depth. */
-#define KERNEL_ADDR	0xffff888000000000ULL
-
-static int call(int fd, unsigned long cmd, void *arg)
-{
-	return ioctl(fd, cmd, arg) ? -errno : 0;
-}
-
-static bool all_bytes(const void *p, unsigned char value, size_t len)
-{
-	const unsigned char *at = p;
-	size_t i;
-
-	for (i = 0; i < len; i++)
-		if (at[i] != value)
-			return false;
-	return true;
-}
+#include "request.h"
 
 FIXTURE(query)
 {

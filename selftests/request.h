@@ -25,6 +25,18 @@ static inline int call(int fd, unsigned long cmd, void *arg)
 	return ioctl(fd, cmd, arg) ? -errno : 0;
 }
 
+/* Is each of these bytes @value? */
+static inline bool all_bytes(const void *p, unsigned char value, size_t len)
+{
+	const unsigned char *at = p;
+	size_t i;
+
+	for (i = 0; i < len; i++)
+		if (at[i] != value)
+			return false;
+	return true;
+}
+
 /* Four pages of source between guards, and a request for them. */
 #define REQUEST_FIXTURE(name)						\
 FIXTURE(name)								\
