@@ -10,6 +10,7 @@
 #include <linux/huge_mm.h>
 #include <linux/hugetlb.h>
 #include <linux/kallsyms.h>
+#include <linux/ksm.h>
 #include <linux/memcontrol.h>
 #include <linux/mempolicy.h>
 #include <linux/mm.h>
@@ -29,6 +30,10 @@
 #include <asm/tlbflush.h>
 #if __has_include(<linux/leafops.h>)
 #include <linux/leafops.h>
+#endif
+
+#if defined(COWSNAP_HAVE_KSM_ZERO_PAGES_DECL) && defined(CONFIG_KSM)
+#define COWSNAP_HAVE_KSM_ZERO_PAGES
 #endif
 
 /*
@@ -75,8 +80,17 @@ typedef swp_entry_t softleaf_t;
 #define softleaf_is_device_exclusive(entry)	is_device_exclusive_entry(entry)
 #define softleaf_is_marker(entry)		is_pte_marker_entry(entry)
 #define softleaf_to_marker(entry)		pte_marker_get(entry)
+#ifndef softleaf_to_pfn
+#define softleaf_to_pfn(entry)			swp_offset_pfn(entry)
+#endif
+#ifndef softleaf_from_pmd
+#define softleaf_from_pmd(pmd)			pmd_to_swp_entry(pmd)
+#endif
 #endif
 #ifdef COWSNAP_HAVE_UFFD_WP_NAMES
+#define pte_uffd(pte)			pte_uffd_wp(pte)
+#define pmd_uffd(pmd)			pmd_uffd_wp(pmd)
+#define pte_mkuffd(pte)			pte_mkuffd_wp(pte)
 #define pte_clear_uffd(pte)		pte_clear_uffd_wp(pte)
 #define pmd_clear_uffd(pmd)		pmd_clear_uffd_wp(pmd)
 #define pte_swp_clear_uffd(pte)		pte_swp_clear_uffd_wp(pte)
@@ -188,6 +202,17 @@ static inline void cowsnap_copy_pgoff(struct vm_area_struct *vma,
 		vma->vm_pgoff = linear_page_index(src_vma, start);
 }
 
+/* The page offset of @addr by which the rmap finds anonymous pages. */
+static inline pgoff_t cowsnap_anon_pgoff(struct vm_area_struct *vma,
+					 unsigned long addr)
+{
+#ifdef COWSNAP_HAVE_ANON_PGOFF
+	return vma_start_anon_pgoff(vma) + ((addr - vma->vm_start) >> PAGE_SHIFT);
+#else
+	return linear_page_index(vma, addr);
+#endif
+}
+
 /*
  * anon_vma_clone() for a vma of the same mm that is linked already. Newer
  * kernels are told what for: all but fork do the same, and with DEBUG_VM they
@@ -239,14 +264,13 @@ static inline void cowsnap_vma_start_write(struct vm_area_struct *vma)
  */
 static inline void cowsnap_notify_start(struct mmu_notifier_range *range,
 					struct mm_struct *mm,
+					enum mmu_notifier_event event,
 					unsigned long start, unsigned long end)
 {
 #if COWSNAP_SINCE(6, 3)
-	mmu_notifier_range_init(range, MMU_NOTIFY_PROTECTION_PAGE, 0, mm,
-				start, end);
+	mmu_notifier_range_init(range, event, 0, mm, start, end);
 #else
-	mmu_notifier_range_init(range, MMU_NOTIFY_PROTECTION_PAGE, 0, NULL, mm,
-				start, end);
+	mmu_notifier_range_init(range, event, 0, NULL, mm, start, end);
 #endif
 	might_sleep();
 	if (mm_has_notifiers(mm)) {
@@ -263,6 +287,19 @@ static inline void cowsnap_notify_end(struct mmu_notifier_range *range)
 	ksym(__mmu_notifier_invalidate_range_end)(range, /* only_end= */false);
 #else
 	ksym(__mmu_notifier_invalidate_range_end)(range);
+#endif
+}
+
+/*
+ * Secondary MMUs that walk our page tables have a TLB of their own. From 6.6 on
+ * the flush of the CPUs' includes it.
+ */
+static inline void cowsnap_flush_secondary(struct mm_struct *mm,
+					   unsigned long start, unsigned long end)
+{
+#if !COWSNAP_SINCE(6, 6)
+	if (mm_has_notifiers(mm))
+		ksym(__mmu_notifier_invalidate_range)(mm, start, end);
 #endif
 }
 
@@ -315,6 +352,79 @@ static inline void cowsnap_add_new_folio(struct folio *folio,
 #endif
 }
 
+/* An entry of @page has been taken out; for a huge page, its pmd entry. */
+static inline void cowsnap_remove_rmap(struct folio *folio, struct page *page,
+				       struct vm_area_struct *vma)
+{
+#ifdef COWSNAP_HAVE_REMOVE_RMAP_PTES
+	ksym(folio_remove_rmap_ptes)(folio, page, 1, vma);
+#else
+	ksym(page_remove_rmap)(page, vma, /* compound= */false);
+#endif
+}
+
+static inline void cowsnap_remove_rmap_pmd(struct folio *folio,
+					   struct page *page,
+					   struct vm_area_struct *vma)
+{
+#ifdef COWSNAP_HAVE_REMOVE_RMAP_PTES
+	ksym(folio_remove_rmap_pmd)(folio, page, vma);
+#else
+	ksym(page_remove_rmap)(page, vma, /* compound= */true);
+#endif
+}
+
+/* The page belongs to @vma alone. Folio lock held, no reference but that of @vma. */
+static inline void cowsnap_make_exclusive(struct folio *folio, struct page *page,
+					  struct vm_area_struct *vma)
+{
+#ifdef COWSNAP_HAVE_REMOVE_RMAP_PTES
+	ksym(folio_move_anon_rmap)(folio, vma);
+	SetPageAnonExclusive(page);
+#else
+	ksym(page_move_anon_rmap)(page, vma);
+#endif
+}
+
+/* Which counter of an mm a page of a file is in. */
+static inline int cowsnap_file_counter(struct folio *folio)
+{
+	return folio_test_swapbacked(folio) ? MM_SHMEMPAGES : MM_FILEPAGES;
+}
+
+/* An entry of the zero page has been taken out: KSM may have counted it. */
+static inline void cowsnap_unmap_zero_page(struct mm_struct *mm, pte_t pte)
+{
+#ifdef COWSNAP_HAVE_KSM_ZERO_PAGES
+	if (is_zero_pfn(pte_pfn(pte)) && pte_dirty(pte)) {
+		atomic_long_dec(ksym_data(ksm_zero_pages));
+		atomic_long_dec(&mm->ksm_zero_pages);
+	}
+#endif
+}
+
+/* Give up the swap slot of a page that is no more mapped, if that is easy. */
+static inline void cowsnap_free_swap_cache(struct folio *folio)
+{
+#if COWSNAP_SINCE(6, 10)
+	ksym(free_swap_cache)(folio);
+#else
+	ksym(free_swap_cache)(&folio->page);
+#endif
+}
+
+/* A swap entry has been taken out of a page table. */
+static inline void cowsnap_put_swap(swp_entry_t entry)
+{
+#if !defined(COWSNAP_HAVE_SWAP_DUPLICATE)
+	ksym(swap_put_entries_direct)(entry, 1);
+#elif COWSNAP_SINCE(6, 10)
+	ksym(free_swap_and_cache_nr)(entry, 1);
+#else
+	ksym(free_swap_and_cache)(entry);
+#endif
+}
+
 /* pte_mkwrite() for private memory that is not a shadow stack. */
 static inline pte_t cowsnap_pte_mkwrite(pte_t pte)
 {
@@ -327,6 +437,30 @@ static inline pte_t cowsnap_pte_mkwrite(pte_t pte)
 #else
 	return pte_mkwrite(pte);
 #endif
+}
+
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
+static inline pmd_t cowsnap_pmd_mkwrite(pmd_t pmd)
+{
+#ifdef COWSNAP_HAVE_PTE_MKWRITE_NOVMA
+	pmd = pmd_mkwrite_novma(pmd);
+#ifdef CONFIG_X86
+	pmd = pmd_clear_saveddirty(pmd);
+#endif
+	return pmd;
+#else
+	return pmd_mkwrite(pmd);
+#endif
+}
+#endif
+
+/* Of whatever sort the entry is: a soft-dirty tracker finds it changed. */
+static inline pte_t cowsnap_mksoft_dirty(pte_t pte)
+{
+	if (pte_present(pte))
+		return pte_mksoft_dirty(pte);
+	return softleaf_is_swap(softleaf_from_pte(pte)) ?
+	       pte_swp_mksoft_dirty(pte) : pte;
 }
 
 /*
@@ -430,6 +564,27 @@ static inline struct folio *cowsnap_alloc_folio(struct vm_area_struct *vma,
 #else
 	return vma_alloc_folio(GFP_HIGHUSER_MOVABLE, 0, vma, addr);
 #endif
+}
+
+/* A huge page for @vma at @addr, by its policy, without trying hard. */
+static inline struct folio *cowsnap_alloc_huge(struct vm_area_struct *vma,
+					       unsigned long addr)
+{
+#ifdef COWSNAP_HAVE_ALLOC_FOLIO_HUGEPAGE
+	return vma_alloc_folio(GFP_TRANSHUGE_LIGHT, HPAGE_PMD_ORDER, vma, addr,
+			       /* hugepage= */true);
+#else
+	return vma_alloc_folio(GFP_TRANSHUGE_LIGHT, HPAGE_PMD_ORDER, vma, addr);
+#endif
+}
+
+/* The same, or a base page, of one node and no other. */
+static inline struct folio *cowsnap_alloc_on_node(int node, unsigned int order)
+{
+	gfp_t gfp = order ? GFP_TRANSHUGE_LIGHT : GFP_HIGHUSER_MOVABLE;
+
+	return __folio_alloc(gfp | __GFP_THISNODE | __GFP_NOWARN, order, node,
+			     NULL);
 }
 
 #ifdef CONFIG_MM_ID

@@ -53,6 +53,24 @@ int swap_retry_table_alloc(swp_entry_t entry, gfp_t gfp);
 	F(lru_cache_add_inactive_or_unevictable)
 #endif
 
+#ifdef COWSNAP_HAVE_REMOVE_RMAP_PTES
+#define COWSNAP_KSYM_FUNCS_UNMAP(F)		\
+	F(folio_remove_rmap_ptes)		\
+	F(folio_remove_rmap_pmd)		\
+	F(folio_move_anon_rmap)
+#else
+#define COWSNAP_KSYM_FUNCS_UNMAP(F)		\
+	F(page_remove_rmap)			\
+	F(page_move_anon_rmap)
+#endif
+
+#if COWSNAP_SINCE(6, 6)
+#define COWSNAP_KSYM_FUNCS_NOTIFY(F)
+#else
+#define COWSNAP_KSYM_FUNCS_NOTIFY(F)		\
+	F(__mmu_notifier_invalidate_range)
+#endif
+
 #ifdef COWSNAP_HAVE_GET_UNMAPPED_AREA_FLAGS
 #define COWSNAP_KSYM_FUNCS_AREA(F)		\
 	F(__get_unmapped_area)
@@ -63,11 +81,20 @@ int swap_retry_table_alloc(swp_entry_t entry, gfp_t gfp);
 #ifdef COWSNAP_HAVE_SWAP_DUPLICATE
 #define COWSNAP_KSYM_FUNCS_SWAP(F)		\
 	F(swap_duplicate)			\
-	F(add_swap_count_continuation)
+	F(add_swap_count_continuation)		\
+	COWSNAP_KSYM_FUNCS_PUT_SWAP(F)
 #else
 #define COWSNAP_KSYM_FUNCS_SWAP(F)		\
 	F(swap_dup_entry_direct)		\
+	F(swap_put_entries_direct)		\
 	F(swap_retry_table_alloc)
+#endif
+#if COWSNAP_SINCE(6, 10)
+#define COWSNAP_KSYM_FUNCS_PUT_SWAP(F)		\
+	F(free_swap_and_cache_nr)
+#else
+#define COWSNAP_KSYM_FUNCS_PUT_SWAP(F)		\
+	F(free_swap_and_cache)
 #endif
 
 /* An unused page table goes back by it, or by pte_free(), see there. */
@@ -164,18 +191,29 @@ struct vm_area_struct *vma_modify_flags(struct vma_iterator *vmi,
 	F(lru_add_drain)			\
 	F(swap_cache_get_folio)			\
 	F(vma_modify_flags)
-#define COWSNAP_KSYM_DATA_COMPAT(F)		\
+#define COWSNAP_KSYM_DATA_LARGE(F)		\
 	F(huge_anon_orders_always)		\
 	F(huge_anon_orders_madvise)		\
 	F(huge_anon_orders_inherit)
 #else
 #define COWSNAP_KSYM_FUNCS_LARGE(F)
-#define COWSNAP_KSYM_DATA_COMPAT(F)
+#define COWSNAP_KSYM_DATA_LARGE(F)
+#endif
+
+#ifdef COWSNAP_HAVE_KSM_ZERO_PAGES
+#define COWSNAP_KSYM_DATA_COMPAT(F)		\
+	F(ksm_zero_pages)			\
+	COWSNAP_KSYM_DATA_LARGE(F)
+#else
+#define COWSNAP_KSYM_DATA_COMPAT(F)		\
+	COWSNAP_KSYM_DATA_LARGE(F)
 #endif
 
 #define COWSNAP_KSYM_FUNCS_COMPAT(F)		\
 	COWSNAP_KSYM_FUNCS_LARGE(F)		\
 	COWSNAP_KSYM_FUNCS_RMAP(F)		\
+	COWSNAP_KSYM_FUNCS_UNMAP(F)		\
+	COWSNAP_KSYM_FUNCS_NOTIFY(F)		\
 	COWSNAP_KSYM_FUNCS_AREA(F)		\
 	COWSNAP_KSYM_FUNCS_SWAP(F)		\
 	COWSNAP_KSYM_FUNCS_PTE_FREE(F)		\

@@ -6,10 +6,9 @@
 #define COWSNAP_H
 
 #include <linux/cowsnap.h>
-#include <linux/types.h>
+#include <linux/mm_types.h>
 
-struct mm_struct;
-struct vm_area_struct;
+struct unshare;
 
 /*
  * One request on its way through the module. Ranges are half open and page
@@ -47,9 +46,18 @@ struct cowsnap_op {
 	/* What the duplicate looked like when the lock was dropped. */
 	u32 dst_hash;
 
+	/* UNSHARE and DIFF only. */
+	u32 node;
+	struct cowsnap_range __user *vec;
+	u64 vec_len;
+	u64 offset;		/* DIFF begins there, and ended there */
+
 	/* Results. */
 	u64 shared;
 	u64 copied;
+	u64 reused;
+	u64 changed;
+	u64 nr;
 	u64 fault_addr;
 	u32 reason;
 };
@@ -66,14 +74,38 @@ static inline int cowsnap_refuse(struct cowsnap_op *op, unsigned long addr,
 	return err;
 }
 
+/* The page offset of @addr in its mapping, in base pages for hugetlb, too. */
+static inline unsigned long cowsnap_file_pgoff(struct vm_area_struct *vma,
+					       unsigned long addr)
+{
+	return vma->vm_pgoff + ((addr - vma->vm_start) >> PAGE_SHIFT);
+}
+
 #define COWSNAP_REMAP_FLAGS	(COWSNAP_REMAP_FIXED |			\
 				 COWSNAP_REMAP_FIXED_NOREPLACE |	\
 				 COWSNAP_REMAP_READONLY |		\
 				 COWSNAP_REMAP_HOLES)
 
+#define COWSNAP_UNSHARE_FLAGS	(COWSNAP_UNSHARE_REUSE | COWSNAP_UNSHARE_NODE)
+
+/* range.c */
+bool cowsnap_range_fits(unsigned long start, unsigned long len);
+int cowsnap_check_range(struct cowsnap_op *op, unsigned long start,
+			unsigned long len);
+int cowsnap_check_ranges(struct cowsnap_op *op);
+int cowsnap_check_vma(struct cowsnap_op *op, struct vm_area_struct *vma,
+		      unsigned long start, unsigned long end);
+int cowsnap_check_vmas(struct cowsnap_op *op, unsigned long start,
+		       unsigned long len);
+
+int cowsnap_touch(struct cowsnap_op *op, struct vm_area_struct *vma,
+		     unsigned long addr, unsigned int flags);
+
 /* remap.c */
 int cowsnap_remap(struct cowsnap_op *op);
 void cowsnap_remap_undo(struct cowsnap_op *op);
+int cowsnap_check_seals(struct cowsnap_op *op);
+void cowsnap_unmap_complete(struct cowsnap_op *op, struct list_head *uf);
 
 /* vma.c */
 unsigned long cowsnap_dst_vm_flags(const struct cowsnap_op *op,
@@ -83,5 +115,13 @@ int cowsnap_reserve_vma(struct cowsnap_op *op, struct vm_area_struct *src_vma,
 
 /* share.c */
 int cowsnap_share(struct cowsnap_op *op);
+
+/* unshare.c, diff.c, release.c, sync.c */
+int cowsnap_unshare(struct cowsnap_op *op);
+struct unshare *cowsnap_alloc_unshare(struct cowsnap_op *op);
+int cowsnap_take_back(struct unshare *u);
+int cowsnap_diff(struct cowsnap_op *op);
+int cowsnap_release(struct cowsnap_op *op);
+int cowsnap_sync(struct cowsnap_op *op);
 
 #endif /* COWSNAP_H */

@@ -26,6 +26,13 @@
  */
 #include "hugetlb.h"
 
+/* A file that nobody can open or has a descriptor of, made by mmap(). */
+static bool is_anonymous_file(const struct file *file)
+{
+	return file_inode(file)->i_sb->s_flags & SB_KERNMOUNT &&
+	       !strcmp(file->f_path.dentry->d_name.name, HUGETLB_ANON_FILE);
+}
+
 #ifdef COWSNAP_UNMAP_REF_BY_ADDRESS
 /* Does anybody who has a reservation map that part of the file? */
 static bool has_owner(struct vm_area_struct *vma)
@@ -45,13 +52,6 @@ static bool has_owner(struct vm_area_struct *vma)
 	}
 	i_mmap_unlock_read(mapping);
 	return found;
-}
-
-/* A file that nobody can open or has a descriptor of, made by mmap(). */
-static bool is_anonymous_file(const struct file *file)
-{
-	return file_inode(file)->i_sb->s_flags & SB_KERNMOUNT &&
-	       !strcmp(file->f_path.dentry->d_name.name, HUGETLB_ANON_FILE);
 }
 
 /*
@@ -403,4 +403,129 @@ int cowsnap_copy_hugetlb(struct cowsnap_walk *walk, unsigned long addr)
 		}
 	}
 	return todo == -EAGAIN ? wait_for_migration() : todo;
+}
+
+/* What a page is mapped by at @addr, or an empty entry. */
+static pte_t look_at(struct mm_struct *mm, struct hstate *h, unsigned long addr)
+{
+	pte_t *ptep = ksym(huge_pte_offset)(mm, addr, huge_page_size(h));
+	spinlock_t *ptl;
+	pte_t entry;
+
+	if (!ptep)
+		return __pte(0);
+	ptl = huge_pte_lock(h, mm, ptep);
+	entry = cowsnap_huge_ptep_get(mm, addr, ptep);
+	spin_unlock(ptl);
+	return entry;
+}
+
+/* Has the pool's page no user but this mapping? Mappings have a reference each. */
+static bool is_alone(pte_t entry)
+{
+	return PageAnonExclusive(pte_page(entry)) ||
+	       folio_ref_count(page_folio(pte_page(entry))) == 1;
+}
+
+static int unshare_page(struct cowsnap_op *op, struct vm_area_struct *vma,
+			unsigned long addr)
+{
+	bool write = vma->vm_flags & VM_WRITE;
+	struct hstate *h = hstate_vma(vma);
+	pte_t before = look_at(op->mm, h, addr), after;
+	int err;
+
+	if (!pte_present(before) || huge_pte_write(before) ||
+	    huge_pte_uffd(before) ||
+	    !folio_test_anon(page_folio(pte_page(before))))
+		return 0;
+	if (is_alone(before) ? !write : op->flags & COWSNAP_UNSHARE_REUSE)
+		return 0;
+	err = cowsnap_touch(op, vma, addr,
+			       write ? FAULT_FLAG_WRITE : FAULT_FLAG_UNSHARE);
+	if (err == -EOPNOTSUPP && op->reason == COWSNAP_REASON_POISON)
+		return cowsnap_refuse(op, addr, COWSNAP_REASON_HUGETLB_POOL,
+				      -ENOMEM);
+	after = look_at(op->mm, h, addr);
+	if (!pte_present(after))
+		return err;
+	if (pte_pfn(after) == pte_pfn(before))
+		op->reused += pages_per_huge_page(h);
+	else
+		op->copied += pages_per_huge_page(h);
+	return err;
+}
+
+/**
+ * cowsnap_unshare_hugetlb - UNSHARE for a hugetlb mapping
+ * @op: the request
+ * @vma: the mapping; mmap lock held for reading
+ * @addr: where to begin, and where it ended
+ * @end: of the range in this mapping
+ *
+ * By the kernel's own write fault: there is one for each huge page, so that
+ * batches would save nothing, and the pool, reservations and their owners are
+ * in good hands.
+ *
+ * Return: 0, -EINTR or -ENOMEM.
+ */
+int cowsnap_unshare_hugetlb(struct cowsnap_op *op, struct vm_area_struct *vma,
+			    unsigned long *addr, unsigned long end)
+{
+	int err = 0;
+
+	for (; *addr < end && !err; *addr += huge_page_size(hstate_vma(vma))) {
+		if (cowsnap_killed())
+			return cowsnap_refuse(op, *addr, COWSNAP_REASON_SIGNAL,
+					      -EINTR);
+		err = unshare_page(op, vma, *addr);
+		cond_resched();
+	}
+	return err;
+}
+
+/**
+ * cowsnap_hugetlb_same - do both ranges have the same page, or none?
+ * @a: hugetlb mapping
+ * @addr_a: of the page in it
+ * @b: another one with pages of the same size
+ * @addr_b: of the page in that one
+ * @same_file: what their files have there is the same
+ *
+ * The mmap lock is held for reading. Both entries are read under both locks, see
+ * diff.c.
+ */
+bool cowsnap_hugetlb_same(struct vm_area_struct *a, unsigned long addr_a,
+			  struct vm_area_struct *b, unsigned long addr_b,
+			  bool same_file)
+{
+	struct cowsnap_op op = { .mm = a->vm_mm };
+	struct cowsnap_walk walk = {
+		.op = &op, .src_vma = a, .offset = addr_b - addr_a,
+	};
+	pte_t entry_a = __pte(0), entry_b = __pte(0);
+	struct pair pair;
+	bool none;
+
+	find_src(&walk, addr_a, &pair);
+	pair.dst_pte = ksym(huge_pte_offset)(a->vm_mm, addr_b, pair.size);
+	if (pair.src_pte && pair.dst_pte) {
+		lock_pair(&walk, &pair);
+		entry_a = src_entry(&walk, &pair);
+		entry_b = cowsnap_huge_ptep_get(a->vm_mm, addr_b, pair.dst_pte);
+		unlock_pair(&pair);
+	} else if (pair.src_pte) {
+		entry_a = look_at(a->vm_mm, pair.h, addr_a);
+	} else if (pair.dst_pte) {
+		entry_b = look_at(a->vm_mm, pair.h, addr_b);
+	}
+	none = huge_pte_none(entry_a);
+	if (none != huge_pte_none(entry_b))
+		return false;
+	/* Nobody else can have put a page into such a file. */
+	if (none)
+		return same_file || (is_anonymous_file(a->vm_file) &&
+				     is_anonymous_file(b->vm_file));
+	return pte_present(entry_a) && pte_present(entry_b) &&
+	       pte_pfn(entry_a) == pte_pfn(entry_b);
 }

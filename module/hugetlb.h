@@ -13,6 +13,11 @@ int cowsnap_open_hugetlb(struct vm_area_struct *vma,
 			 struct vm_area_struct *src_vma);
 int cowsnap_share_hugetlb(struct cowsnap_walk *walk, unsigned long addr);
 int cowsnap_copy_hugetlb(struct cowsnap_walk *walk, unsigned long addr);
+int cowsnap_unshare_hugetlb(struct cowsnap_op *op, struct vm_area_struct *vma,
+			    unsigned long *addr, unsigned long end);
+bool cowsnap_hugetlb_same(struct vm_area_struct *a, unsigned long addr_a,
+			  struct vm_area_struct *b, unsigned long addr_b,
+			  bool same_file);
 #else
 static inline enum cowsnap_reason
 cowsnap_hugetlb_refusal(struct vm_area_struct *vma)
@@ -24,6 +29,21 @@ static inline int cowsnap_open_hugetlb(struct vm_area_struct *vma,
 				       struct vm_area_struct *src_vma)
 {
 	return -EOPNOTSUPP;
+}
+
+static inline int cowsnap_unshare_hugetlb(struct cowsnap_op *op,
+					  struct vm_area_struct *vma,
+					  unsigned long *addr, unsigned long end)
+{
+	return -EOPNOTSUPP;
+}
+
+static inline bool cowsnap_hugetlb_same(struct vm_area_struct *a,
+					unsigned long addr_a,
+					struct vm_area_struct *b,
+					unsigned long addr_b, bool same_file)
+{
+	return false;
 }
 
 #define cowsnap_share_hugetlb	NULL

@@ -44,6 +44,9 @@
 	F(__mmu_notifier_invalidate_range_end)	\
 	F(__mem_cgroup_charge)			\
 	F(mm_trace_rss_stat)			\
+	F(folio_free_swap)			\
+	F(free_swap_cache)			\
+	F(lru_add_drain_all)			\
 	COWSNAP_KSYM_FUNCS_THP(F)		\
 	COWSNAP_KSYM_FUNCS_UFFD(F)		\
 	COWSNAP_KSYM_FUNCS_COMPAT(F)
@@ -51,6 +54,7 @@
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
 #define COWSNAP_KSYM_FUNCS_THP(F)		\
 	F(pgtable_trans_huge_deposit)		\
+	F(pgtable_trans_huge_withdraw)		\
 	F(__split_huge_pmd)			\
 	F(pmd_migration_entry_wait)
 #else

@@ -118,29 +118,6 @@ bool cowsnap_swap_needs_fault(struct cowsnap_walk *walk, pte_t pte)
 	return large;
 }
 
-/**
- * cowsnap_swap_in - read the swapped-out page at @addr of the source
- * @walk: where the walk is; no page-table lock is held
- * @addr: the address
- *
- * The fault may not drop the mmap lock and so is not killable.
- *
- * Return: 0 when it is worth another look, -ENOMEM or -EOPNOTSUPP.
- */
-int cowsnap_swap_in(struct cowsnap_walk *walk, unsigned long addr)
-{
-	vm_fault_t fault = VM_FAULT_OOM;
-
-	if (!cowsnap_fault())
-		fault = handle_mm_fault(walk->src_vma, addr, FAULT_FLAG_REMOTE,
-					NULL);
-	if (!(fault & VM_FAULT_ERROR))
-		return 0;
-	if (fault & VM_FAULT_OOM)
-		return -ENOMEM;
-	return cowsnap_refuse(walk->op, addr, COWSNAP_REASON_POISON, -EOPNOTSUPP);
-}
-
 static int split_locked(struct folio *folio)
 {
 	int err = 0;

@@ -20,7 +20,6 @@ enum large_rule {
 
 bool cowsnap_vma_has_relatives(struct vm_area_struct *vma);
 bool cowsnap_swap_needs_fault(struct cowsnap_walk *walk, pte_t pte);
-int cowsnap_swap_in(struct cowsnap_walk *walk, unsigned long addr);
 void cowsnap_split(struct cowsnap_walk *walk, struct folio *folio);
 unsigned int cowsnap_nohuge_splits(struct cowsnap_op *op);
 int cowsnap_nohuge_prepare(struct cowsnap_op *op);
@@ -58,11 +57,6 @@ static inline bool cowsnap_vma_has_relatives(struct vm_area_struct *vma)
 static inline bool cowsnap_swap_needs_fault(struct cowsnap_walk *walk, pte_t pte)
 {
 	return false;
-}
-
-static inline int cowsnap_swap_in(struct cowsnap_walk *walk, unsigned long addr)
-{
-	return -EIO;
 }
 
 static inline void cowsnap_split(struct cowsnap_walk *walk, struct folio *folio)

@@ -37,6 +37,10 @@ union request {
 	};
 	struct cowsnap_query query;
 	struct cowsnap_remap remap;
+	struct cowsnap_unshare unshare;
+	struct cowsnap_sync sync;
+	struct cowsnap_diff diff;
+	struct cowsnap_release release;
 };
 
 /*
@@ -92,6 +96,86 @@ static int run_remap(union request *req, struct cowsnap_op *op, int err)
 	return err;
 }
 
+static int run_unshare(union request *req, struct cowsnap_op *op, int err)
+{
+	struct cowsnap_unshare *unshare = &req->unshare;
+
+	op->mm = current->mm;
+	op->flags = unshare->flags;
+	op->src = unshare->addr;
+	op->len = unshare->len;
+	op->node = unshare->node;
+	op->reserved = unshare->reserved;
+	if (!err)
+		err = cowsnap_unshare(op);
+	/* Also after a failure: the caller may go on from there. */
+	unshare->copied = op->copied;
+	unshare->reused = op->reused;
+	unshare->fault_addr = op->fault_addr;
+	unshare->reason = op->reason;
+	unshare->reserved2 = 0;
+	return err;
+}
+
+static int run_sync(union request *req, struct cowsnap_op *op, int err)
+{
+	struct cowsnap_sync *sync = &req->sync;
+
+	op->mm = current->mm;
+	op->flags = sync->flags;
+	op->src = sync->from;
+	op->dst = sync->to;
+	op->len = sync->len;
+	op->reserved = sync->reserved;
+	if (!err)
+		err = cowsnap_sync(op);
+	sync->changed = op->changed;
+	sync->fault_addr = op->fault_addr;
+	sync->reason = op->reason;
+	return err;
+}
+
+static int run_diff(union request *req, struct cowsnap_op *op, int err)
+{
+	struct cowsnap_diff *diff = &req->diff;
+
+	op->mm = current->mm;
+	op->flags = diff->flags;
+	op->src = diff->a;
+	op->dst = diff->b;
+	op->len = diff->len;
+	op->vec = u64_to_user_ptr(diff->vec);
+	op->vec_len = diff->vec_len;
+	op->offset = diff->start_offset;
+	op->reserved = diff->reserved;
+	if (!err)
+		err = cowsnap_diff(op);
+	diff->nr = op->nr;
+	diff->next_offset = op->offset;
+	diff->fault_addr = op->fault_addr;
+	diff->reason = op->reason;
+	return err;
+}
+
+static int run_release(union request *req, struct cowsnap_op *op, int err)
+{
+	struct cowsnap_release *release = &req->release;
+
+	op->mm = current->mm;
+	op->flags = release->flags;
+	op->src = release->src;
+	op->dst = release->dst;
+	op->len = release->len;
+	op->reserved = release->reserved;
+	if (!err)
+		err = cowsnap_release(op);
+	release->reused = op->reused;
+	release->copied = 0;
+	release->fault_addr = op->fault_addr;
+	release->reason = op->reason;
+	return err;
+}
+
 static const struct command commands[] = {
 	[_IOC_NR(COWSNAP_QUERY)] = {
 		.size = sizeof(struct cowsnap_query),
@@ -104,6 +188,26 @@ static const struct command commands[] = {
 		.run = run_remap,
 		.undo = cowsnap_remap_undo,
 	},
+	[_IOC_NR(COWSNAP_UNSHARE)] = {
+		.size = sizeof(struct cowsnap_unshare),
+		.out = offsetof(struct cowsnap_unshare, copied),
+		.run = run_unshare,
+	},
+	[_IOC_NR(COWSNAP_SYNC)] = {
+		.size = sizeof(struct cowsnap_sync),
+		.out = offsetof(struct cowsnap_sync, changed),
+		.run = run_sync,
+	},
+	[_IOC_NR(COWSNAP_DIFF)] = {
+		.size = sizeof(struct cowsnap_diff),
+		.out = offsetof(struct cowsnap_diff, nr),
+		.run = run_diff,
+	},
+	[_IOC_NR(COWSNAP_RELEASE)] = {
+		.size = sizeof(struct cowsnap_release),
+		.out = offsetof(struct cowsnap_release, reused),
+		.run = run_release,
+	},
 };
 
 static void fill_query(struct cowsnap_query *query)
@@ -111,6 +215,7 @@ static void fill_query(struct cowsnap_query *query)
 	query->abi = COWSNAP_ABI;
 	query->ops = (1u << ARRAY_SIZE(commands)) - 1;
 	query->remap_flags = COWSNAP_REMAP_FLAGS;
+	query->unshare_flags = COWSNAP_UNSHARE_FLAGS;
 	query->kinds = COWSNAP_KINDS;
 	query->huge_whole = COWSNAP_HUGE_WHOLE;
 }

@@ -11,6 +11,7 @@
  * mappings without the mmap lock, but not of those that have an anon_vma:
  * remap.c sees to that.)
  */
+#include "large.h"
 #include "pgwalk.h"
 
 /*
@@ -47,12 +48,17 @@ void cowsnap_unlock_pmds(struct mm_struct *mm, const struct cowsnap_span *span)
 			    pmd_lockptr(mm, span->dst_pmd));
 }
 
-/*
- * The pmd entry of @addr, or NULL where a higher level is empty. *@next is
- * where the entry that was found, or the empty one, ends.
+/**
+ * cowsnap_find_pmd - the pmd entry of an address
+ * @mm: its mmap lock is held; page tables above may appear meanwhile, not go
+ * @addr: the address
+ * @end: of the range
+ * @next: where the entry that was found, or the empty one above, ends
+ *
+ * Return: the entry, or NULL where a higher level is empty.
  */
-static pmd_t *find_pmd(struct mm_struct *mm, unsigned long addr,
-		       unsigned long end, unsigned long *next)
+pmd_t *cowsnap_find_pmd(struct mm_struct *mm, unsigned long addr,
+			unsigned long end, unsigned long *next)
 {
 	pgd_t *pgd = pgd_offset(mm, addr);
 	p4d_t *p4d;
@@ -73,8 +79,46 @@ static pmd_t *find_pmd(struct mm_struct *mm, unsigned long addr,
 	return pmd_offset(pud, addr);
 }
 
+/**
+ * cowsnap_pte_lock - lock a page table, the mmap lock held for reading
+ * @mm: whose table it is
+ * @pmd: the entry that points to it
+ * @addr: which of its entries to return
+ * @ptl: the lock, to be unlocked
+ *
+ * As pte_offset_map_lock(), which modules cannot call on all kernels. Unlike
+ * under the mmap lock for writing, a table may go: an empty one is freed, one
+ * that stands for a huge page comes and goes. Its memory lasts as long as the
+ * RCU read side, and whoever frees a table holds its lock when he takes it out.
+ *
+ * Return: the entry, or NULL when there is no page table (any more).
+ */
+pte_t *cowsnap_pte_lock(struct mm_struct *mm, pmd_t *pmd, unsigned long addr,
+			spinlock_t **ptl)
+{
+	pmd_t entry;
+	bool same;
+
+	do {
+		rcu_read_lock();
+		entry = READ_ONCE(*pmd);
+		if (pmd_none(entry) || cowsnap_pmd_is_huge(entry) ||
+		    WARN_ON_ONCE(pmd_bad(entry))) {
+			rcu_read_unlock();
+			return NULL;
+		}
+		*ptl = pte_lockptr(mm, &entry);
+		spin_lock(*ptl);
+		same = pmd_same(entry, READ_ONCE(*pmd));
+		if (!same)
+			spin_unlock(*ptl);
+		rcu_read_unlock();
+	} while (!same);
+	return pte_offset_kernel(&entry, addr);
+}
+
 /* The pmd entry of @addr, allocating what is above it, or NULL. */
-static pmd_t *alloc_pmd(struct mm_struct *mm, unsigned long addr)
+pmd_t *cowsnap_alloc_pmd(struct mm_struct *mm, unsigned long addr)
 {
 	pgd_t *pgd = pgd_offset(mm, addr);
 	p4d_t *p4d;
@@ -99,23 +143,38 @@ static void add_rss(struct cowsnap_walk *walk)
 		cowsnap_add_rss(mm, MM_ANONPAGES, walk->rss_anon);
 	if (walk->rss_swap)
 		cowsnap_add_rss(mm, MM_SWAPENTS, walk->rss_swap);
+	if (walk->rss_file)
+		cowsnap_add_rss(mm, MM_FILEPAGES, walk->rss_file);
+	if (walk->rss_shmem)
+		cowsnap_add_rss(mm, MM_SHMEMPAGES, walk->rss_shmem);
 	walk->rss_anon = 0;
 	walk->rss_swap = 0;
+	walk->rss_file = 0;
+	walk->rss_shmem = 0;
+}
+
+/* What stands for a page table that is not there. */
+static pte_t *empty_table(void)
+{
+	return page_address(ZERO_PAGE(0));
 }
 
 /*
- * The locked part of walk_ptes(). Once a page table is there it stays, see the
+ * The locked part of cowsnap_walk_ptes(). Once a page table is there it stays, see the
  * head of this file: pte_offset_kernel() needs no check.
  */
 static unsigned long ptes_locked(struct cowsnap_walk *walk,
 				 struct cowsnap_span *span)
 {
 	struct mm_struct *mm = walk->op->mm;
-	spinlock_t *src_ptl = pte_lockptr(mm, span->src_pmd);
-	spinlock_t *dst_ptl = pte_lockptr(mm, span->dst_pmd);
+	spinlock_t *dst_ptl = pte_lockptr(mm, span->dst_pmd), *src_ptl = dst_ptl;
 	unsigned long done;
 
-	span->src_pte = pte_offset_kernel(span->src_pmd, span->src);
+	span->src_pte = empty_table();
+	if (span->src_pmd && !pmd_none(*span->src_pmd)) {
+		src_ptl = pte_lockptr(mm, span->src_pmd);
+		span->src_pte = pte_offset_kernel(span->src_pmd, span->src);
+	}
 	span->dst_pte = pte_offset_kernel(span->dst_pmd, span->dst);
 	cowsnap_lock_both(src_ptl, dst_ptl);
 	lazy_mmu_mode_enable();
@@ -127,7 +186,14 @@ static unsigned long ptes_locked(struct cowsnap_walk *walk,
 	return done * PAGE_SIZE;
 }
 
-static int walk_ptes(struct cowsnap_walk *walk, struct cowsnap_span *span)
+/**
+ * cowsnap_walk_ptes - call @walk->ops->ptes for a span of base pages
+ * @walk: where the walk is
+ * @span: the destination has a page table, or none yet; so has the source
+ *
+ * Return: 0 or an error.
+ */
+int cowsnap_walk_ptes(struct cowsnap_walk *walk, struct cowsnap_span *span)
 {
 	unsigned long done;
 	int err;
@@ -179,8 +245,8 @@ static bool file_span_is_empty(struct mm_struct *mm,
  * Nothing to do, and nothing to allocate. No lock: entries appear by faults,
  * which are kept out, and a page table that was seen stays.
  */
-static bool span_is_empty(struct cowsnap_walk *walk,
-			  const struct cowsnap_span *span)
+bool cowsnap_span_is_empty(struct cowsnap_walk *walk,
+			   const struct cowsnap_span *span)
 {
 	pte_t *pte = pte_offset_kernel(span->src_pmd, span->src);
 	pte_t *end = pte + span->len / PAGE_SIZE;
@@ -197,9 +263,10 @@ static int walk_span(struct cowsnap_walk *walk, struct cowsnap_span *span)
 	pmd_t pmd = READ_ONCE(*span->src_pmd);
 	int err;
 
-	if (!cowsnap_pmd_is_huge(pmd) && !pmd_bad(pmd) && span_is_empty(walk, span))
+	if (!cowsnap_pmd_is_huge(pmd) && !pmd_bad(pmd) &&
+	    cowsnap_span_is_empty(walk, span))
 		return 0;
-	span->dst_pmd = alloc_pmd(walk->op->mm, span->dst);
+	span->dst_pmd = cowsnap_alloc_pmd(walk->op->mm, span->dst);
 	if (!span->dst_pmd)
 		return -ENOMEM;
 	while (cowsnap_pmd_is_huge(READ_ONCE(*span->src_pmd))) {
@@ -221,7 +288,7 @@ static int walk_span(struct cowsnap_walk *walk, struct cowsnap_span *span)
 	 */
 	if (cowsnap_pmd_is_huge(READ_ONCE(*span->dst_pmd)))
 		return 0;
-	return walk_ptes(walk, span);
+	return cowsnap_walk_ptes(walk, span);
 }
 
 /* Say why the walk ended at @addr, unless an operation has said it. */
@@ -257,41 +324,89 @@ static int walk_hugetlb(struct cowsnap_walk *walk, unsigned long start,
 	return 0;
 }
 
-/**
- * cowsnap_walk - call @walk->ops for each piece of page table of a range
- * @walk: operations, the two vmas and how far they are apart
- * @start: start in the source
- * @end: end in the source
- *
- * Page tables of the destination are allocated where the source has some.
- *
- * Return: 0; -EINTR when the caller is being killed, -ENOMEM, or what an
- * operation returned. @walk->op has reason and address then.
+/*
+ * The pmd entries of the next span and where it ends. Where the destination has
+ * content of its own, it counts, too.
  */
-int cowsnap_walk(struct cowsnap_walk *walk, unsigned long start,
-		 unsigned long end)
+static unsigned long find_span(struct cowsnap_walk *walk,
+			       struct cowsnap_span *span, unsigned long end)
 {
-	unsigned long offset = walk->offset;
+	struct mm_struct *mm = walk->op->mm;
+	unsigned long offset = walk->offset, next, dst_next;
+
+	span->src_pmd = cowsnap_find_pmd(mm, span->src, end, &next);
+	if (walk->ops->span) {
+		span->dst_pmd = cowsnap_find_pmd(mm, span->dst, end + offset,
+						 &dst_next);
+		next = min(next, dst_next - offset);
+	} else if (span->src_pmd && !pmd_none(READ_ONCE(*span->src_pmd))) {
+		next = pmd_addr_end(span->dst, next + offset) - offset;
+	} else {
+		span->src_pmd = NULL;
+	}
+	span->len = next - span->src;
+	return next;
+}
+
+static int walk_vma(struct cowsnap_walk *walk, unsigned long start,
+		    unsigned long end)
+{
 	unsigned long addr, next;
-	int err;
+	int err = 0;
 
-	mmap_assert_write_locked(walk->op->mm);
-	if (is_vm_hugetlb_page(walk->src_vma))
-		return walk_hugetlb(walk, start, end);
+	if (is_vm_hugetlb_page(walk->src_vma) || is_vm_hugetlb_page(walk->dst_vma))
+		return walk->ops->hugetlb ? walk_hugetlb(walk, start, end) : 0;
 	for (addr = start; addr != end; addr = next) {
-		struct cowsnap_span span = { .src = addr, .dst = addr + offset };
+		struct cowsnap_span span = {
+			.src = addr, .dst = addr + walk->offset,
+		};
 
-		if (cowsnap_killed())
+		if (!walk->ops->unkillable && cowsnap_killed())
 			return walk_failed(walk, addr, -EINTR);
-		span.src_pmd = find_pmd(walk->op->mm, addr, end, &next);
-		if (!span.src_pmd || pmd_none(READ_ONCE(*span.src_pmd)))
+		next = find_span(walk, &span, end);
+		if (walk->ops->span) {
+			err = walk->ops->span(walk, &span);
+			add_rss(walk);
+		} else if (span.src_pmd) {
+			err = walk_span(walk, &span);
+		} else {
 			continue;
-		next = pmd_addr_end(addr + offset, next + offset) - offset;
-		span.len = next - addr;
-		err = walk_span(walk, &span);
+		}
 		if (err)
 			return walk_failed(walk, addr, err);
 		cond_resched();
 	}
 	return 0;
+}
+
+/**
+ * cowsnap_walk - call @walk->ops for each piece of page table of both ranges
+ * @walk: operations and the request; the rest is set here
+ *
+ * Without ->span() page tables of the destination are allocated where the source
+ * has some. What is not mapped in the source is left out.
+ *
+ * Return: 0; -EINTR when the caller is being killed, -ENOMEM, or what an
+ * operation returned. @walk->op has reason and address then.
+ */
+int cowsnap_walk(struct cowsnap_walk *walk)
+{
+	struct cowsnap_op *op = walk->op;
+	unsigned long addr = op->src, end = op->src + op->len, next;
+	int err = 0;
+
+	mmap_assert_write_locked(op->mm);
+	walk->offset = op->dst - op->src;
+	for (; addr < end && !err; addr = next) {
+		walk->src_vma = find_vma(op->mm, addr);
+		if (!walk->src_vma || walk->src_vma->vm_start >= end)
+			break;
+		addr = max(addr, walk->src_vma->vm_start);
+		walk->dst_vma = find_vma(op->mm, addr + walk->offset);
+		next = min3(end, walk->src_vma->vm_end,
+			    walk->dst_vma->vm_end - walk->offset);
+		walk->has_relatives = cowsnap_vma_has_relatives(walk->src_vma);
+		err = walk_vma(walk, addr, next);
+	}
+	return err;
 }

@@ -15,6 +15,7 @@
 #include "compat.h"
 #include "cowsnap.h"
 
+struct cowsnap_replaced;
 struct cowsnap_walk;
 
 struct cowsnap_span {
@@ -28,6 +29,13 @@ struct cowsnap_span {
 };
 
 struct cowsnap_walk_ops {
+	/*
+	 * Instead of all below but ->hugetlb(), which then may be absent, when
+	 * the destination has content of its own: decide about a whole span.
+	 * Either pmd pointer may be NULL, where a level above is empty. No lock
+	 * is held. Returns 0 or an error.
+	 */
+	int (*span)(struct cowsnap_walk *walk, struct cowsnap_span *span);
 	/*
 	 * The source entry is a huge page or on its way to another place. No
 	 * lock is held. Returns 0 when the span is done, -EAGAIN when it shall
@@ -51,6 +59,8 @@ struct cowsnap_walk_ops {
 	 * Returns as ->huge() does.
 	 */
 	int (*hugetlb)(struct cowsnap_walk *walk, unsigned long addr);
+	/* What has begun must be finished. */
+	bool unkillable;
 };
 
 struct cowsnap_walk {
@@ -64,11 +74,22 @@ struct cowsnap_walk {
 	/* What ->ptes() and ->huge() mapped, added to the mm by the walk. */
 	long rss_anon;
 	long rss_swap;
+	long rss_file;
+	long rss_shmem;
+	/* Set by SYNC: what is taken out of the destination goes there. */
+	struct cowsnap_replaced *replaced;
 	void *private;
 };
 
-int cowsnap_walk(struct cowsnap_walk *walk, unsigned long start,
-		 unsigned long end);
+int cowsnap_walk(struct cowsnap_walk *walk);
+int cowsnap_walk_ptes(struct cowsnap_walk *walk, struct cowsnap_span *span);
+bool cowsnap_span_is_empty(struct cowsnap_walk *walk,
+			   const struct cowsnap_span *span);
+pmd_t *cowsnap_alloc_pmd(struct mm_struct *mm, unsigned long addr);
+pmd_t *cowsnap_find_pmd(struct mm_struct *mm, unsigned long addr,
+			unsigned long end, unsigned long *next);
+pte_t *cowsnap_pte_lock(struct mm_struct *mm, pmd_t *pmd, unsigned long addr,
+			spinlock_t **ptl);
 void cowsnap_lock_both(spinlock_t *a, spinlock_t *b);
 void cowsnap_unlock_both(spinlock_t *a, spinlock_t *b);
 void cowsnap_lock_pmds(struct mm_struct *mm, const struct cowsnap_span *span);

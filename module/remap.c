@@ -47,11 +47,6 @@ static bool op_has_fixed_dst(const struct cowsnap_op *op)
 	return op->flags & (COWSNAP_REMAP_FIXED | COWSNAP_REMAP_FIXED_NOREPLACE);
 }
 
-static bool range_fits(unsigned long start, unsigned long len)
-{
-	return len <= TASK_SIZE && start <= TASK_SIZE - len;
-}
-
 static int check_flags(struct cowsnap_op *op)
 {
 	const u32 both = COWSNAP_REMAP_FIXED | COWSNAP_REMAP_FIXED_NOREPLACE;
@@ -73,66 +68,23 @@ static int check_args(struct cowsnap_op *op)
 		return err;
 	if (op->reserved)
 		return cowsnap_refuse(op, 0, COWSNAP_REASON_RESERVED, -EINVAL);
-	if (!PAGE_ALIGNED(op->src | op->len))
-		return cowsnap_refuse(op, op->src, COWSNAP_REASON_ALIGN, -EINVAL);
+	err = cowsnap_check_range(op, op->src, op->len);
+	if (err)
+		return err;
 	if (!PAGE_ALIGNED(op->dst))
 		return cowsnap_refuse(op, op->dst, COWSNAP_REASON_ALIGN, -EINVAL);
-	if (!op->len)
-		return cowsnap_refuse(op, op->src, COWSNAP_REASON_EMPTY, -EINVAL);
-	if (!range_fits(op->src, op->len))
-		return cowsnap_refuse(op, op->src, COWSNAP_REASON_OVERFLOW,
-				      -EINVAL);
 	/* A duplicate that nobody knows of: there is no room to say where it is. */
 	if (op->no_answer)
 		return cowsnap_refuse(op, 0, COWSNAP_REASON_RESULT, -EFAULT);
 	if (!op_has_fixed_dst(op))
 		return 0;
-	if (!range_fits(op->dst, op->len))
+	if (!cowsnap_range_fits(op->dst, op->len))
 		return cowsnap_refuse(op, op->dst, COWSNAP_REASON_OVERFLOW,
 				      -EINVAL);
 	if (op_overlaps(op, op->dst))
 		return cowsnap_refuse(op, max(op->src, op->dst),
 				      COWSNAP_REASON_OVERLAP, -EINVAL);
 	return 0;
-}
-
-/*
- * Files of a file system are mapped privately as page cache and, where written,
- * as anonymous memory; fork, mremap and every split open such a mapping once
- * more. What a driver means by a mapping it knows alone.
- */
-static enum cowsnap_reason file_refusal(struct vm_area_struct *vma)
-{
-	/* Private /dev/zero has a file, and is anonymous in all other respects. */
-	if (vma_is_anonymous(vma))
-		return COWSNAP_REASON_NONE;
-	if (vma_is_dax(vma))
-		return COWSNAP_REASON_PFNMAP;
-	if (!vma->vm_file || !S_ISREG(file_inode(vma->vm_file)->i_mode) ||
-	    vma->vm_flags & VM_DONTEXPAND)
-		return COWSNAP_REASON_SPECIAL;
-	/* What cares where it is, or where it is cut, is not plain page cache. */
-	if (vma->vm_ops->mremap || vma->vm_ops->may_split)
-		return COWSNAP_REASON_SPECIAL;
-	return COWSNAP_REASON_NONE;
-}
-
-/* Why this mapping cannot be duplicated, or COWSNAP_REASON_NONE. */
-static enum cowsnap_reason vma_refusal(struct vm_area_struct *vma)
-{
-	if (vma->vm_flags & (VM_SHARED | VM_MAYSHARE))
-		return COWSNAP_REASON_SHARED;
-	if (vma->vm_ops && !vma->vm_file)
-		return COWSNAP_REASON_SPECIAL;
-	if (vma->vm_flags & (VM_PFNMAP | VM_IO | VM_MIXEDMAP))
-		return COWSNAP_REASON_PFNMAP;
-	if (is_vm_hugetlb_page(vma))
-		return cowsnap_hugetlb_refusal(vma);
-	if (vma->vm_flags & VM_WIPEONFORK)
-		return COWSNAP_REASON_WIPEONFORK;
-	if (vma->vm_flags & VM_SHADOW_STACK)
-		return COWSNAP_REASON_SHADOW_STACK;
-	return file_refusal(vma);
 }
 
 /* What RLIMIT_DATA counts: is_data_mapping() of the kernel. */
@@ -154,28 +106,10 @@ static void count_vma(struct cowsnap_op *op, struct vm_area_struct *vma,
 		op->nr_account += nr;
 }
 
-/* A huge page of hugetlb is duplicated as a whole. */
-static int check_huge_ends(struct cowsnap_op *op, struct vm_area_struct *vma,
-			   unsigned long start, unsigned long end)
-{
-	unsigned long size;
-
-	if (!is_vm_hugetlb_page(vma))
-		return 0;
-	size = huge_page_size(hstate_vma(vma));
-	op->align = max(op->align, size);
-	if (!IS_ALIGNED(start, size))
-		return cowsnap_refuse(op, start, COWSNAP_REASON_ALIGN, -EINVAL);
-	if (!IS_ALIGNED(end, size))
-		return cowsnap_refuse(op, end, COWSNAP_REASON_ALIGN, -EINVAL);
-	return 0;
-}
-
 static int check_src(struct cowsnap_op *op)
 {
 	unsigned long addr = op->src, end = op_src_end(op);
 	bool holes = op->flags & COWSNAP_REMAP_HOLES;
-	enum cowsnap_reason reason;
 	struct vm_area_struct *vma;
 	int err;
 
@@ -187,10 +121,7 @@ static int check_src(struct cowsnap_op *op)
 		if (!vma || vma->vm_start >= end)
 			return 0;
 		addr = max(addr, vma->vm_start);
-		reason = vma_refusal(vma);
-		if (reason)
-			return cowsnap_refuse(op, addr, reason, -EOPNOTSUPP);
-		err = check_huge_ends(op, vma, addr, min(end, vma->vm_end));
+		err = cowsnap_check_vma(op, vma, addr, min(end, vma->vm_end));
 		if (err)
 			return err;
 		count_vma(op, vma, (min(end, vma->vm_end) - addr) >> PAGE_SHIFT);
@@ -200,7 +131,7 @@ static int check_src(struct cowsnap_op *op)
 }
 
 /* FIXED: a sealed mapping stays; do_munmap() would only say -EPERM. */
-static int check_seals(struct cowsnap_op *op)
+int cowsnap_check_seals(struct cowsnap_op *op)
 {
 	VMA_ITERATOR(vmi, op->mm, op->dst);
 	struct vm_area_struct *vma;
@@ -227,7 +158,7 @@ static int check_fixed_dst(struct cowsnap_op *op)
 		return cowsnap_refuse(op, op->dst, COWSNAP_REASON_OVERFLOW,
 				      -EINVAL);
 	if (op->flags & COWSNAP_REMAP_FIXED)
-		return check_seals(op);
+		return cowsnap_check_seals(op);
 	vma = find_vma_intersection(op->mm, op->dst, op_dst_end(op));
 	if (vma)
 		return cowsnap_refuse(op, max(op->dst, vma->vm_start),
@@ -275,7 +206,7 @@ static int choose_dst(struct cowsnap_op *op)
 
 	if (op_has_fixed_dst(op))
 		return check_fixed_dst(op);
-	if (hint && range_fits(hint, op->len) && !op_overlaps(op, hint) &&
+	if (hint && cowsnap_range_fits(hint, op->len) && !op_overlaps(op, hint) &&
 	    op_is_congruent(op, hint) &&
 	    cowsnap_get_unmapped_area(hint, op->len, 0) == hint)
 		return 0;
@@ -412,7 +343,7 @@ static u32 hash_dst(struct cowsnap_op *op)
 	return hash;
 }
 
-static void unmap_complete(struct cowsnap_op *op, struct list_head *uf)
+void cowsnap_unmap_complete(struct cowsnap_op *op, struct list_head *uf)
 {
 #ifdef CONFIG_USERFAULTFD
 	/* Tells the monitors of what FIXED has unmapped; may sleep for them. */
@@ -471,7 +402,7 @@ int cowsnap_remap(struct cowsnap_op *op)
 		return cowsnap_refuse(op, op->src, COWSNAP_REASON_SIGNAL, -EINTR);
 	err = duplicate(op, &uf);
 	mmap_write_unlock(op->mm);
-	unmap_complete(op, &uf);
+	cowsnap_unmap_complete(op, &uf);
 	return err;
 }
 

@@ -16,26 +16,19 @@
  */
 #include "hugetlb.h"
 #include "large.h"
+#include "reuse.h"
+#include "share.h"
 
-/* What a pass meets and cannot do under the page-table locks. */
-enum block {
-	BLOCK_NONE,
-	BLOCK_MIGRATION,	/* the page is on its way: wait */
-	BLOCK_SWAP_COUNT,	/* the swap count needs a continuation page */
-	BLOCK_COPY,		/* a page to copy into is needed */
-	BLOCK_LARGE,		/* the folio must be split */
-	BLOCK_SWAPPED,		/* the page must be read in */
-	BLOCK_REFUSED,		/* op->reason says why */
-	BLOCK_POISON,		/* the page cannot be read */
-};
-
-struct share {
-	enum block block;
-	swp_entry_t entry;	/* of BLOCK_SWAP_COUNT */
-	struct folio *large;	/* of BLOCK_LARGE, referenced */
-	struct folio *folio;	/* to copy into, and only for this source address */
-	unsigned long folio_addr;
-};
+/* Map something in the destination, in place of what a SYNC finds there. */
+static __always_inline void set_dst(struct cowsnap_walk *walk, unsigned long addr,
+				    pte_t *dst, pte_t pte)
+{
+	if (unlikely(walk->replaced)) {
+		cowsnap_clear_dst(walk, addr, dst);
+		pte = cowsnap_mksoft_dirty(pte);
+	}
+	set_pte_at(walk->op->mm, addr, dst, pte);
+}
 
 static void block_refused(struct cowsnap_walk *walk, unsigned long addr,
 			  enum cowsnap_reason reason)
@@ -56,7 +49,9 @@ static bool share_swap(struct cowsnap_walk *walk, unsigned long addr,
 	struct share *share = walk->private;
 	swp_entry_t entry = softleaf_from_pte(pte);
 
-	if (cowsnap_swap_needs_fault(walk, pte)) {
+	/* Only a SYNC meets a destination that is locked. */
+	if (walk->dst_vma->vm_flags & VM_LOCKED ||
+	    cowsnap_swap_needs_fault(walk, pte)) {
 		share->block = BLOCK_SWAPPED;
 		return false;
 	}
@@ -69,8 +64,7 @@ static bool share_swap(struct cowsnap_walk *walk, unsigned long addr,
 		pte = pte_swp_clear_exclusive(pte);
 		set_pte_at(walk->op->mm, addr, src, pte);
 	}
-	set_pte_at(walk->op->mm, addr + walk->offset, dst,
-		   pte_swp_clear_uffd(pte));
+	set_dst(walk, addr + walk->offset, dst, pte_swp_clear_uffd(pte));
 	walk->rss_swap++;
 	walk->op->shared++;
 	return true;
@@ -88,7 +82,6 @@ static bool share_nonpresent(struct cowsnap_walk *walk, unsigned long addr,
 			     pte_t *src, pte_t *dst, pte_t pte)
 {
 	struct share *share = walk->private;
-	struct mm_struct *mm = walk->op->mm;
 	softleaf_t entry = softleaf_from_pte(pte);
 	pte_marker marker;
 
@@ -106,12 +99,12 @@ static bool share_nonpresent(struct cowsnap_walk *walk, unsigned long addr,
 	if (softleaf_is_marker(entry)) {
 		marker = cowsnap_marker_to_keep(entry);
 		if (marker)
-			set_pte_at(mm, addr + walk->offset, dst,
-				   make_pte_marker(marker));
+			set_dst(walk, addr + walk->offset, dst,
+				make_pte_marker(marker));
 		return true;
 	}
 	/* A page lost to a memory error: SIGBUS on either side, as after fork. */
-	set_pte_at(mm, addr + walk->offset, dst, pte_swp_clear_uffd(pte));
+	set_dst(walk, addr + walk->offset, dst, pte_swp_clear_uffd(pte));
 	return true;
 }
 
@@ -138,7 +131,7 @@ static bool share_special(struct cowsnap_walk *walk, unsigned long addr,
 		return false;
 	}
 	pte = pfn_pte(pte_pfn(pte), walk->dst_vma->vm_page_prot);
-	set_pte_at(walk->op->mm, addr + walk->offset, dst, pte_mkspecial(pte));
+	set_dst(walk, addr + walk->offset, dst, pte_mkspecial(pte));
 	return true;
 }
 
@@ -205,9 +198,20 @@ static __always_inline bool share_present(struct cowsnap_walk *walk,
 	if (unlikely(!pte_dirty(pte)))
 		keep_content(folio);
 	pte = cowsnap_pte_untrap(pte, walk->src_vma, walk->dst_vma);
-	set_pte_at(mm, addr + walk->offset, dst, pte_mkold(pte));
+	set_dst(walk, addr + walk->offset, dst, pte_mkold(pte));
 	walk->rss_anon++;
 	return true;
+}
+
+/* One entry that is not empty. Returns false when the locks must be dropped. */
+bool cowsnap_share_entry(struct cowsnap_walk *walk, unsigned long addr,
+			 pte_t *src, pte_t *dst)
+{
+	pte_t pte = ptep_get(src);
+
+	if (pte_present(pte))
+		return share_present(walk, addr, src, dst, pte);
+	return share_nonpresent(walk, addr, src, dst, pte);
 }
 
 /* First pass: share what can be shared, protect the rest. */
@@ -246,12 +250,7 @@ static void unprotect_src(struct cowsnap_walk *walk, unsigned long addr,
 	pte_t pte = ptep_get(src);
 
 	if (pte_write(pte) || pte_protnone(pte) || !pte_dirty(pte) ||
-	    !(vma->vm_flags & VM_WRITE) || !PageAnonExclusive(page))
-		return;
-	if (IS_ENABLED(CONFIG_MEM_SOFT_DIRTY) && !pte_soft_dirty(pte) &&
-	    !(vma->vm_flags & VM_SOFTDIRTY))
-		return;
-	if (userfaultfd_pte_wp(vma, pte))
+	    !PageAnonExclusive(page) || !cowsnap_may_write(vma, pte))
 		return;
 	set_pte_at(vma->vm_mm, addr, src, cowsnap_pte_mkwrite(pte));
 }
@@ -279,12 +278,27 @@ static bool copy_present(struct cowsnap_walk *walk, unsigned long addr,
 	pte = pte_mkdirty(mk_pte(&share->folio->page, dst_vma->vm_page_prot));
 	if (dst_vma->vm_flags & VM_WRITE)
 		pte = cowsnap_pte_mkwrite(pte);
-	set_pte_at(walk->op->mm, dst_addr, dst, pte);
+	set_dst(walk, dst_addr, dst, pte);
 	share->folio = NULL;
 	walk->rss_anon++;
 	walk->op->copied++;
 	unprotect_src(walk, addr, src, page);
 	return true;
+}
+
+/* Second pass, one entry that is not empty. */
+bool cowsnap_copy_entry(struct cowsnap_walk *walk, unsigned long addr,
+			pte_t *src, pte_t *dst)
+{
+	pte_t pte = ptep_get(src);
+
+	if (!pte_present(pte))	/* a KSM page went to swap, or moves */
+		return share_nonpresent(walk, addr, src, dst, pte);
+	if (pte_special(pte))	/* a split left the zero page */
+		return share_special(walk, addr, dst, pte);
+	if (!folio_test_anon(page_folio(pte_page(pte))))
+		return true;	/* left to the file */
+	return copy_present(walk, addr, src, dst);
 }
 
 /*
@@ -297,22 +311,11 @@ static unsigned int copy_ptes(struct cowsnap_walk *walk,
 	pte_t *src = span->src_pte, *dst = span->dst_pte;
 	unsigned int i, nr = span->len / PAGE_SIZE;
 	unsigned long addr = span->src;
-	bool done;
 
 	for (i = 0; i < nr; i++, src++, dst++, addr += PAGE_SIZE) {
-		pte_t pte = ptep_get(src);
-
-		if (pte_none(pte) || !pte_none(ptep_get(dst)))
+		if (pte_none(ptep_get(src)) || !pte_none(ptep_get(dst)))
 			continue;
-		if (!pte_present(pte))	/* a KSM page went to swap, or moves */
-			done = share_nonpresent(walk, addr, src, dst, pte);
-		else if (pte_special(pte))	/* a split left the zero page */
-			done = share_special(walk, addr, dst, pte);
-		else if (!folio_test_anon(page_folio(pte_page(pte))))
-			continue;	/* left to the file */
-		else
-			done = copy_present(walk, addr, src, dst);
-		if (!done)
+		if (!cowsnap_copy_entry(walk, addr, src, dst))
 			break;
 	}
 	return i;
@@ -344,8 +347,8 @@ static int alloc_folio(struct cowsnap_walk *walk, unsigned long src,
 		       GFP_KERNEL);
 }
 
-static int share_blocked(struct cowsnap_walk *walk,
-			 const struct cowsnap_span *span)
+int cowsnap_share_blocked(struct cowsnap_walk *walk,
+			  const struct cowsnap_span *span)
 {
 	struct share *share = walk->private;
 	enum block block = share->block;
@@ -368,7 +371,7 @@ static int share_blocked(struct cowsnap_walk *walk,
 		share->large = NULL;
 		return 0;
 	case BLOCK_SWAPPED:
-		return cowsnap_swap_in(walk, span->src);
+		return cowsnap_touch(walk->op, walk->src_vma, span->src, 0);
 	case BLOCK_POISON:
 		return cowsnap_refuse(walk->op, span->src,
 				      COWSNAP_REASON_POISON, -EOPNOTSUPP);
@@ -405,14 +408,34 @@ static int share_pmd(struct cowsnap_walk *walk, const struct cowsnap_span *span,
 		walk->rss_anon += HPAGE_PMD_NR;
 		walk->op->shared += HPAGE_PMD_NR;
 	}
+	if (walk->replaced)
+		cowsnap_clear_dst_pmd(walk, span);
 	/* Without it the duplicate's entry could not be split later. */
 	mm_inc_nr_ptes(mm);
 	ksym(pgtable_trans_huge_deposit)(mm, span->dst_pmd, pgtable);
 	pmdp_set_wrprotect(mm, span->src, span->src_pmd);
 	pmd = pmd_wrprotect(*span->src_pmd);
+	pmd = pmd_mkold(pmd_clear_uffd(pmd));
 	set_pmd_at(mm, span->dst, span->dst_pmd,
-		   pmd_mkold(pmd_clear_uffd(pmd)));
+		   walk->replaced ? pmd_mksoft_dirty(pmd) : pmd);
 	return 0;
+}
+
+/*
+ * A duplicate made by REMAP comes after its source in the rmap: who walks it
+ * finds a huge page that was shared meanwhile. A SYNC may go the other way, and
+ * the split of a huge page would miss the new entry, so keep walks out.
+ */
+static void lock_rmap(struct cowsnap_walk *walk)
+{
+	if (walk->replaced)
+		down_write(&walk->dst_vma->anon_vma->root->rwsem);
+}
+
+static void unlock_rmap(struct cowsnap_walk *walk)
+{
+	if (walk->replaced)
+		up_write(&walk->dst_vma->anon_vma->root->rwsem);
 }
 
 static int share_whole(struct cowsnap_walk *walk,
@@ -424,16 +447,18 @@ static int share_whole(struct cowsnap_walk *walk,
 
 	if (!pgtable)
 		return -ENOMEM;
+	lock_rmap(walk);
 	cowsnap_lock_pmds(mm, span);
 	if (pmd_trans_huge(*span->src_pmd))
 		err = share_pmd(walk, span, pgtable);
 	cowsnap_unlock_pmds(mm, span);
+	unlock_rmap(walk);
 	if (err)
 		cowsnap_pte_free(mm, pgtable);
 	return err;
 }
 
-static int share_huge(struct cowsnap_walk *walk, struct cowsnap_span *span)
+int cowsnap_share_huge(struct cowsnap_walk *walk, struct cowsnap_span *span)
 {
 	int err = -EBUSY;
 
@@ -455,7 +480,7 @@ static int share_huge(struct cowsnap_walk *walk, struct cowsnap_span *span)
 	return -EAGAIN;
 }
 #else
-static int share_huge(struct cowsnap_walk *walk, struct cowsnap_span *span)
+int cowsnap_share_huge(struct cowsnap_walk *walk, struct cowsnap_span *span)
 {
 	WARN_ON_ONCE(1);
 	return -EIO;
@@ -469,43 +494,33 @@ static int copy_huge(struct cowsnap_walk *walk, struct cowsnap_span *span)
 }
 
 static const struct cowsnap_walk_ops share_ops = {
-	.huge = share_huge,
+	.huge = cowsnap_share_huge,
 	.ptes = share_ptes,
-	.blocked = share_blocked,
+	.blocked = cowsnap_share_blocked,
 	.hugetlb = cowsnap_share_hugetlb,
 };
 
 static const struct cowsnap_walk_ops copy_ops = {
 	.huge = copy_huge,
 	.ptes = copy_ptes,
-	.blocked = share_blocked,
+	.blocked = cowsnap_share_blocked,
 	.hugetlb = cowsnap_copy_hugetlb,
 };
 
-/* One pass over all vmas of the source and their duplicates. */
 static int share_pass(struct cowsnap_op *op, struct share *share,
 		      const struct cowsnap_walk_ops *ops)
 {
-	unsigned long offset = op->dst - op->src;
-	unsigned long addr = op->src, end = op->src + op->len;
-	struct cowsnap_walk walk = {
-		.ops = ops, .op = op, .private = share, .offset = offset,
-	};
-	struct vm_area_struct *vma;
-	int err = 0;
+	struct cowsnap_walk walk = { .ops = ops, .op = op, .private = share };
 
-	while (addr < end && !err) {
-		vma = find_vma(op->mm, addr);
-		if (!vma || vma->vm_start >= end)
-			break;
-		addr = max(addr, vma->vm_start);
-		walk.src_vma = vma;
-		walk.dst_vma = find_vma(op->mm, addr + offset);
-		walk.has_relatives = cowsnap_vma_has_relatives(vma);
-		err = cowsnap_walk(&walk, addr, min(end, vma->vm_end));
-		addr = vma->vm_end;
-	}
-	return err;
+	return cowsnap_walk(&walk);
+}
+
+/* What a pass that failed has left. */
+void cowsnap_share_done(struct share *share)
+{
+	drop_folio(share);
+	if (share->large)	/* killed before it was split */
+		folio_put(share->large);
 }
 
 /**
@@ -526,7 +541,8 @@ int cowsnap_share(struct cowsnap_op *op)
 	int err;
 
 	mmap_assert_write_locked(mm);
-	cowsnap_notify_start(&range, mm, op->src, op->src + op->len);
+	cowsnap_notify_start(&range, mm, MMU_NOTIFY_PROTECTION_PAGE, op->src,
+			     op->src + op->len);
 	/* The raw variant: readers do not spin, and we may be preempted. */
 	raw_write_seqcount_begin(&mm->write_protect_seq);
 	err = share_pass(op, &share, &share_ops);
@@ -540,8 +556,6 @@ int cowsnap_share(struct cowsnap_op *op)
 		err = share_pass(op, &share, &copy_ops);
 	raw_write_seqcount_end(&mm->write_protect_seq);
 	cowsnap_notify_end(&range);
-	drop_folio(&share);
-	if (share.large)	/* killed before it was split */
-		folio_put(share.large);
+	cowsnap_share_done(&share);
 	return err;
 }

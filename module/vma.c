@@ -23,12 +23,6 @@ unsigned long cowsnap_dst_vm_flags(const struct cowsnap_op *op,
 	return cowsnap_nohuge_flags(flags) | VM_SOFTDIRTY;
 }
 
-/* The page offset of @addr in its mapping, in base pages for hugetlb, too. */
-static unsigned long offset_of(struct vm_area_struct *vma, unsigned long addr)
-{
-	return vma->vm_pgoff + ((addr - vma->vm_start) >> PAGE_SHIFT);
-}
-
 /* What a mapping of a file holds: a reference, and what its driver counts. */
 static int open_file(struct vm_area_struct *vma, struct vm_area_struct *src_vma)
 {
@@ -72,7 +66,7 @@ static struct vm_area_struct *new_vma(struct cowsnap_op *op,
 	vma->anon_vma = NULL;
 	vma->vm_start = start - op->src + op->dst;
 	vma->vm_end = end - op->src + op->dst;
-	vma->vm_pgoff = offset_of(src_vma, start);
+	vma->vm_pgoff = cowsnap_file_pgoff(src_vma, start);
 	vma->vm_userfaultfd_ctx = NULL_VM_UFFD_CTX;
 	/* Its commit charge is ours already, see check_limits(). */
 	cowsnap_set_vm_flags(vma, flags & ~VM_ACCOUNT);

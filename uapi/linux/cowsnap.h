@@ -25,7 +25,8 @@
  * the struct, flags, range arithmetic, then mappings and limits.
  *
  *	EINVAL		size below 8; misaligned, empty or overflowing range;
- *			overlap; non-zero reserved member; contradicting flags
+ *			overlap; non-zero reserved member; contradicting flags; node
+ *			without memory, or without its flag
  *	E2BIG		a larger struct with a tail that is not zero
  *	EOPNOTSUPP	unknown flag, or memory that cannot be duplicated soundly
  *	EFAULT		the argument cannot be read or written, or has no room for the
@@ -52,7 +53,10 @@
 #define COWSNAP_IOC_MAGIC	0xC5
 #define COWSNAP_QUERY		_IO(COWSNAP_IOC_MAGIC, 0)
 #define COWSNAP_REMAP		_IO(COWSNAP_IOC_MAGIC, 1)
-/* 2 to 5 are set aside for UNSHARE, SYNC, DIFF and RELEASE: ENOTTY so far. */
+#define COWSNAP_UNSHARE		_IO(COWSNAP_IOC_MAGIC, 2)
+#define COWSNAP_SYNC		_IO(COWSNAP_IOC_MAGIC, 3)
+#define COWSNAP_DIFF		_IO(COWSNAP_IOC_MAGIC, 4)
+#define COWSNAP_RELEASE		_IO(COWSNAP_IOC_MAGIC, 5)
 
 /* Kinds of mapping that REMAP duplicates: bits of cowsnap_query.kinds. */
 #define COWSNAP_KIND_ANON	(1u << 0)	/* private anonymous, base pages */
@@ -78,6 +82,8 @@ enum cowsnap_reason {
 	COWSNAP_REASON_EMPTY,		/* EINVAL: len is 0 */
 	COWSNAP_REASON_OVERFLOW,	/* EINVAL: the range leaves the address space */
 	COWSNAP_REASON_OVERLAP,		/* EINVAL: src and dst overlap */
+	COWSNAP_REASON_NODE,		/* EINVAL: no such node, or no memory on it */
+	COWSNAP_REASON_OFFSET,		/* EINVAL: start_offset lies outside of the range */
 
 	/* The source. fault_addr is where in the source. */
 	COWSNAP_REASON_HOLE = 32,	/* ENOMEM: nothing is mapped there */
@@ -90,6 +96,9 @@ enum cowsnap_reason {
 	COWSNAP_REASON_HUGETLB,		/* EOPNOTSUPP: hugetlb (QUERY.kinds), see REMAP */
 	COWSNAP_REASON_DEVICE,		/* EOPNOTSUPP: page lent to a device (HMM) */
 	COWSNAP_REASON_POISON,		/* EOPNOTSUPP: page with a memory error */
+	COWSNAP_REASON_UNRELATED,	/* EOPNOTSUPP: neither range is a duplicate of the other */
+	COWSNAP_REASON_UFFD,		/* EOPNOTSUPP: a userfaultfd watches what would change */
+	COWSNAP_REASON_HUGEPAGE,	/* EOPNOTSUPP: MADV_HUGEPAGE, and QUERY.huge_whole is 0 */
 
 	/* The destination. fault_addr is where in the destination. */
 	COWSNAP_REASON_EXISTS = 64,	/* EEXIST: something is mapped there */
@@ -230,6 +239,175 @@ struct cowsnap_remap {
 	__u64 len;
 	__u64 dst;
 	__u64 shared;
+	__u64 copied;
+	__u64 fault_addr;
+	__u32 reason;
+	__u32 reserved;
+};
+
+/* Take back only what needs no copy. */
+#define COWSNAP_UNSHARE_REUSE		(1u << 0)
+/* Put the copies on NUMA node "node". */
+#define COWSNAP_UNSHARE_NODE		(1u << 1)
+
+/**
+ * struct cowsnap_unshare - end sharing over a range (COWSNAP_UNSHARE)
+ * @size:	in: sizeof(struct cowsnap_unshare)
+ * @flags:	in: COWSNAP_UNSHARE_*
+ * @addr:	in: start, a multiple of the page size
+ * @len:	in: length in bytes, a multiple of the page size
+ * @node:	in: with NODE, where copies go; 0 without
+ * @reserved:	in: 0
+ * @copied:	out: base pages copied, since somebody else has them, too
+ * @reused:	out: base pages that can be written without a fault again, since
+ *		nobody else has them (any more)
+ * @fault_addr:	out: on failure, the first address that refused
+ * @reason:	out: enum cowsnap_reason
+ * @reserved2:	out: 0
+ *
+ * Afterwards every page of the range is private to it, and writable where the
+ * mapping is, without a fault: what a write to each page would have done, with
+ * one TLB flush for many. With REUSE pages that somebody else has stay shared.
+ * That is what to call on the source when a snapshot has been unmapped.
+ *
+ * A huge page stays one where another can be had, and becomes base pages else.
+ * Pages that were never touched and zero pages stay so, as do the unmodified
+ * pages of a private file mapping, swapped-out pages that are shared with nobody
+ * (with REUSE: all), and pages that a userfaultfd write-protects. Soft-dirty
+ * tracking goes on: a page that is clean in that sense stays write-protected.
+ *
+ * With NODE a copy comes from that node or not at all (ENOMEM), whatever the
+ * memory policy; hugetlb memory is HUGETLB then. Else the policy of the mapping
+ * decides.
+ *
+ * Other threads may use the memory meanwhile. The outputs tell what was done
+ * also when the call fails (EINTR, ENOMEM), and calling again goes on from there.
+ */
+struct cowsnap_unshare {
+	__u32 size;
+	__u32 flags;
+	__u64 addr;
+	__u64 len;
+	__u32 node;
+	__u32 reserved;
+	__u64 copied;
+	__u64 reused;
+	__u64 fault_addr;
+	__u32 reason;
+	__u32 reserved2;
+};
+
+/**
+ * struct cowsnap_sync - make one range equal to another (COWSNAP_SYNC)
+ * @size:	in: sizeof(struct cowsnap_sync)
+ * @flags:	in: 0
+ * @from:	in: start of the range to be taken over, a multiple of the page size
+ * @to:		in: start of the range to be changed, a multiple of the page size
+ * @len:	in: length of both in bytes, a multiple of the page size
+ * @changed:	out: base pages of @to that were replaced, filled or emptied
+ * @fault_addr:	out: on failure, the first address that refused
+ * @reason:	out: enum cowsnap_reason
+ * @reserved:	in: 0
+ *
+ * Afterwards @to holds what @from held at one instant of the call, shared
+ * copy-on-write as after COWSNAP_REMAP, by the same rules. One is a duplicate of
+ * the other: from source to duplicate that is a refresh, the other way a
+ * rollback. Pages that both share cost a look at their page-table entries.
+ *
+ * UNRELATED when the kernel could not find shared pages in @to: it is no
+ * duplicate of @from, mappings are not at the same distance any more, or a child
+ * of fork(2) wants to sync a duplicate of its own making in the other direction.
+ * UFFD when a userfaultfd waits for faults in @to, SEALED when @to is sealed and
+ * read-only, HUGETLB for hugetlb memory, HUGEPAGE when one side has been given
+ * MADV_HUGEPAGE where that is forbidden, see struct cowsnap_remap. Nothing has
+ * changed then.
+ *
+ * What @to holds of pages that are replaced is gone, as by munmap(2), pins
+ * notwithstanding: a device that has one pinned goes on with the old page.
+ * A failure for want of memory or for a fatal signal leaves each page of @to
+ * either as it was or as in @from; calling again goes on.
+ */
+struct cowsnap_sync {
+	__u32 size;
+	__u32 flags;
+	__u64 from;
+	__u64 to;
+	__u64 len;
+	__u64 changed;
+	__u64 fault_addr;
+	__u32 reason;
+	__u32 reserved;
+};
+
+/* Bytes [start, end) from the start of both ranges. */
+struct cowsnap_range {
+	__u64 start;
+	__u64 end;
+};
+
+/**
+ * struct cowsnap_diff - where two ranges may differ (COWSNAP_DIFF)
+ * @size:	in: sizeof(struct cowsnap_diff)
+ * @flags:	in: 0
+ * @a:		in: start of a range, a multiple of the page size
+ * @b:		in: start of the other, a multiple of the page size
+ * @len:	in: length of both in bytes, a multiple of the page size
+ * @vec:	in: pointer to struct cowsnap_range
+ * @vec_len:	in: how many of them there is room for
+ * @start_offset: in: where to begin, 0 or what next_offset was
+ * @nr:		out: how many ranges have been stored
+ * @next_offset: out: where to go on when @vec was full; @len when done
+ * @fault_addr:	out: on failure, the first address that refused
+ * @reason:	out: enum cowsnap_reason
+ * @reserved:	in: 0
+ *
+ * Lists the pages that are not one and the same in both ranges, in order, with
+ * neighbours together. A page that is listed may still have equal bytes; one
+ * that is not has. Whatever differed when the call began is listed, also while
+ * others write. Changes nothing; other threads may fault meanwhile. The ranges
+ * may be any memory that REMAP duplicates, and may be one.
+ */
+struct cowsnap_diff {
+	__u32 size;
+	__u32 flags;
+	__u64 a;
+	__u64 b;
+	__u64 len;
+	__u64 vec;
+	__u64 vec_len;
+	__u64 start_offset;
+	__u64 nr;
+	__u64 next_offset;
+	__u64 fault_addr;
+	__u32 reason;
+	__u32 reserved;
+};
+
+/**
+ * struct cowsnap_release - drop a duplicate (COWSNAP_RELEASE)
+ * @size:	in: sizeof(struct cowsnap_release)
+ * @flags:	in: 0
+ * @src:	in: start of the source, a multiple of the page size
+ * @dst:	in: start of the duplicate, a multiple of the page size
+ * @len:	in: length of both in bytes, a multiple of the page size
+ * @reused:	out: base pages of the source that can be written without a fault
+ *		again
+ * @copied:	out: 0
+ * @fault_addr:	out: on failure, the first address that refused
+ * @reason:	out: enum cowsnap_reason
+ * @reserved:	in: 0
+ *
+ * As munmap(2) of the duplicate and UNSHARE with REUSE of the source. Nothing is
+ * unmapped when the call fails, except with EINTR. SEALED when a mapping of the
+ * duplicate is sealed.
+ */
+struct cowsnap_release {
+	__u32 size;
+	__u32 flags;
+	__u64 src;
+	__u64 dst;
+	__u64 len;
+	__u64 reused;
 	__u64 copied;
 	__u64 fault_addr;
 	__u32 reason;

@@ -1,0 +1,392 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * COWSNAP_DIFF: which pages of two ranges are not one and the same.
+ *
+ * Under the mmap lock for reading, beside the faults of other threads. The two
+ * entries of a page are looked at under the locks of both page tables: read one
+ * after the other they could be equal although they never were, when a page
+ * goes from here to there meanwhile. Ranges are collected in a buffer and
+ * stored when the lock is dropped, since storing may fault.
+ */
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include "cowsnap.h"
+#include "hugetlb.h"
+#include "pgwalk.h"
+
+/* How many ranges are collected under one hold of the lock. */
+#define BUFFER	128
+
+/* What an entry says of a page's content. */
+struct content {
+	enum {
+		ZEROES,		/* never touched, or the zero page */
+		OF_FILE,	/* what the file has there */
+		PAGE,		/* anonymous page number id, also if it is on its way */
+		SWAPPED,	/* swap entry id */
+		MARKER,		/* pte marker id: SIGSEGV or SIGBUS */
+		UNKNOWN,	/* like nothing else */
+	} is;
+	unsigned long id;
+};
+
+/* One side of a span: what its pmd entry points to, and the lock of that. */
+struct side {
+	struct vm_area_struct *vma;
+	unsigned long addr;
+	pmd_t *pmdp;		/* NULL: a level above is empty */
+	pmd_t pmd;
+	spinlock_t *ptl;	/* NULL: the pmd entry is empty */
+};
+
+struct diff {
+	struct cowsnap_op *op;
+	struct side a;
+	struct side b;
+	bool same_file;		/* what both have from a file is the same */
+	bool full;		/* op->vec is, or the buffer */
+	unsigned int nr;
+	struct cowsnap_range ranges[BUFFER];
+};
+
+static struct content content_untouched(struct vm_area_struct *vma)
+{
+	return (struct content){ vma_is_anonymous(vma) ? ZEROES : OF_FILE };
+}
+
+static struct content content_absent(struct vm_area_struct *vma, pte_t pte)
+{
+	softleaf_t entry = softleaf_from_pte(pte);
+	pte_marker marker;
+
+	if (softleaf_is_swap(entry))
+		return (struct content){ SWAPPED, entry.val };
+	if (softleaf_is_migration(entry))
+		return (struct content){ PAGE, softleaf_to_pfn(entry) };
+	if (!softleaf_is_marker(entry))
+		return (struct content){ UNKNOWN };
+	marker = cowsnap_marker_to_keep(entry);
+	return marker ? (struct content){ MARKER, marker } : content_untouched(vma);
+}
+
+static struct content content_of_pte(struct vm_area_struct *vma, pte_t pte)
+{
+	if (pte_none(pte))
+		return content_untouched(vma);
+	if (!pte_present(pte))
+		return content_absent(vma, pte);
+	if (pte_special(pte))
+		return (struct content){ is_zero_pfn(pte_pfn(pte)) ? ZEROES : UNKNOWN };
+	if (!folio_test_anon(page_folio(pte_page(pte))))
+		return (struct content){ OF_FILE };
+	return (struct content){ PAGE, pte_pfn(pte) };
+}
+
+/* Of the page at @addr within a huge entry. */
+static struct content content_of_pmd(struct vm_area_struct *vma, pmd_t pmd,
+				     unsigned long addr)
+{
+	unsigned long nr = (addr & ~PMD_MASK) >> PAGE_SHIFT;
+
+	if (!pmd_present(pmd))
+		return cowsnap_pmd_is_device(pmd) ? (struct content){ UNKNOWN } :
+			(struct content){ PAGE, softleaf_to_pfn(softleaf_from_pmd(pmd)) + nr };
+	/* In anonymous memory the only other one is the huge zero page. */
+	if (!folio_test_anon(page_folio(pmd_page(pmd))))
+		return content_untouched(vma);
+	return (struct content){ PAGE, pmd_pfn(pmd) + nr };
+}
+
+static struct content content_at(const struct side *side, unsigned long offset)
+{
+	unsigned long addr = side->addr + offset;
+
+	if (!side->ptl)
+		return content_untouched(side->vma);
+	if (cowsnap_pmd_is_huge(side->pmd))
+		return content_of_pmd(side->vma, side->pmd, addr);
+	return content_of_pte(side->vma,
+			      ptep_get(pte_offset_kernel((pmd_t *)&side->pmd, addr)));
+}
+
+static bool same_content(const struct diff *d, struct content a, struct content b)
+{
+	if (a.is != b.is || a.is == UNKNOWN)
+		return false;
+	return a.is == OF_FILE ? d->same_file : a.id == b.id;
+}
+
+/* Returns false when there is no room. Then the call goes on at @start. */
+static bool list(struct diff *d, unsigned long start, unsigned long end)
+{
+	struct cowsnap_range *last = d->ranges + d->nr - 1;
+
+	if (d->nr && last->end == start) {
+		last->end = end;
+		return true;
+	}
+	if (d->nr == BUFFER || d->op->nr + d->nr == d->op->vec_len) {
+		d->full = true;
+		return false;
+	}
+	d->ranges[d->nr++] = (struct cowsnap_range){ start, end };
+	return true;
+}
+
+static bool is_huge(const struct side *side)
+{
+	return side->ptl && cowsnap_pmd_is_huge(side->pmd);
+}
+
+static void find_lock(struct mm_struct *mm, struct side *side)
+{
+	side->ptl = NULL;
+	if (!side->pmdp)
+		return;
+	side->pmd = READ_ONCE(*side->pmdp);
+	if (pmd_none(side->pmd))
+		return;
+	if (cowsnap_pmd_is_huge(side->pmd))
+		side->ptl = pmd_lockptr(mm, side->pmdp);
+	else
+		side->ptl = pte_lockptr(mm, &side->pmd);
+}
+
+/* The lock of a pmd entry comes before that of a page table. */
+static void lock_sides(struct diff *d)
+{
+	spinlock_t *first = d->a.ptl, *second = d->b.ptl;
+
+	if (is_huge(&d->b) > is_huge(&d->a) ||
+	    (is_huge(&d->a) == is_huge(&d->b) && first > second))
+		swap(first, second);
+	if (first)
+		spin_lock(first);
+	if (second && second != first)
+		spin_lock_nested(second, SINGLE_DEPTH_NESTING);
+}
+
+static void unlock_sides(struct diff *d)
+{
+	if (d->a.ptl)
+		spin_unlock(d->a.ptl);
+	if (d->b.ptl && d->b.ptl != d->a.ptl)
+		spin_unlock(d->b.ptl);
+}
+
+static bool is_as_found(const struct side *side)
+{
+	return !side->ptl || pmd_same(side->pmd, READ_ONCE(*side->pmdp));
+}
+
+/* See cowsnap_pte_lock(). */
+static void find_and_lock(struct diff *d)
+{
+	bool same;
+
+	do {
+		rcu_read_lock();
+		find_lock(d->op->mm, &d->a);
+		find_lock(d->op->mm, &d->b);
+		lock_sides(d);
+		same = is_as_found(&d->a) && is_as_found(&d->b);
+		if (!same)
+			unlock_sides(d);
+		rcu_read_unlock();
+	} while (!same);
+}
+
+/* The span at @offset from the start of both ranges, up to @end. */
+static unsigned long diff_span(struct diff *d, unsigned long offset,
+			       unsigned long end)
+{
+	unsigned long at = 0, len = end - offset, step = PAGE_SIZE;
+
+	find_and_lock(d);
+	/* Nothing on both sides, or two huge pages: it is the same for all. */
+	if (d->a.ptl ? is_huge(&d->a) && is_huge(&d->b) : !d->b.ptl)
+		step = len;
+	for (; at < len; at += step)
+		if (!same_content(d, content_at(&d->a, at), content_at(&d->b, at)) &&
+		    !list(d, offset + at, offset + at + step))
+			break;
+	unlock_sides(d);
+	return offset + at;
+}
+
+static unsigned long diff_mapped(struct diff *d, unsigned long offset,
+				 unsigned long end)
+{
+	struct cowsnap_op *op = d->op;
+	unsigned long next_a, next_b, next;
+
+	for (; offset < end && !d->full; offset = next) {
+		if (cowsnap_killed())
+			break;
+		d->a.addr = op->src + offset;
+		d->b.addr = op->dst + offset;
+		d->a.pmdp = cowsnap_find_pmd(op->mm, d->a.addr, op->src + end,
+					     &next_a);
+		d->b.pmdp = cowsnap_find_pmd(op->mm, d->b.addr, op->dst + end,
+					     &next_b);
+		next = min(next_a - op->src, next_b - op->dst);
+		next = diff_span(d, offset, next);
+		cond_resched();
+	}
+	return offset;
+}
+
+/* Hugetlb on one side at least. */
+static unsigned long diff_hugetlb(struct diff *d, unsigned long offset,
+				  unsigned long end)
+{
+	struct cowsnap_op *op = d->op;
+	unsigned long size = vma_kernel_pagesize(d->a.vma);
+
+	if (vma_kernel_pagesize(d->b.vma) != size)
+		return list(d, offset, end) ? end : offset;
+	for (; offset < end && !cowsnap_killed(); offset += size) {
+		if (!cowsnap_hugetlb_same(d->a.vma, op->src + offset, d->b.vma,
+					  op->dst + offset, d->same_file) &&
+		    !list(d, offset, offset + size))
+			break;
+		cond_resched();
+	}
+	return offset;
+}
+
+/*
+ * Is what the two mappings have of a file the same, with @offset from the start
+ * of the ranges?
+ */
+static bool is_same_file(struct diff *d, unsigned long offset)
+{
+	struct vm_area_struct *a = d->a.vma, *b = d->b.vma;
+
+	if (vma_is_anonymous(a) || vma_is_anonymous(b))
+		return false;
+	return a->vm_file->f_mapping == b->vm_file->f_mapping &&
+	       cowsnap_file_pgoff(a, d->op->src + offset) ==
+	       cowsnap_file_pgoff(b, d->op->dst + offset);
+}
+
+/* Mmap lock held. Goes on until the end of the ranges, or a buffer is full. */
+static int diff_ranges(struct diff *d)
+{
+	struct cowsnap_op *op = d->op;
+	unsigned long end;
+
+	while (op->offset < op->len && !d->full) {
+		d->a.vma = find_vma(op->mm, op->src + op->offset);
+		d->b.vma = find_vma(op->mm, op->dst + op->offset);
+		end = min3(op->len, d->a.vma->vm_end - op->src,
+			   d->b.vma->vm_end - op->dst);
+		d->same_file = is_same_file(d, op->offset);
+		if (is_vm_hugetlb_page(d->a.vma) || is_vm_hugetlb_page(d->b.vma))
+			op->offset = diff_hugetlb(d, op->offset, end);
+		else
+			op->offset = diff_mapped(d, op->offset, end);
+		if (cowsnap_killed())
+			return cowsnap_refuse(op, op->src + op->offset,
+					      COWSNAP_REASON_SIGNAL, -EINTR);
+	}
+	return 0;
+}
+
+/* As much as one hold of the mmap lock is good for. */
+static int diff_locked(struct diff *d)
+{
+	struct cowsnap_op *op = d->op;
+	unsigned long left = op->len - op->offset;
+	int err;
+
+	d->full = false;
+	if (cowsnap_fault_once() || mmap_read_lock_killable(op->mm))
+		return cowsnap_refuse(op, op->src + op->offset,
+				      COWSNAP_REASON_SIGNAL, -EINTR);
+	err = cowsnap_check_vmas(op, op->src + op->offset, left);
+	if (!err)
+		err = cowsnap_check_vmas(op, op->dst + op->offset, left);
+	if (!err)
+		err = diff_ranges(d);
+	mmap_read_unlock(op->mm);
+	return err;
+}
+
+/* Store all ranges but @keep, which may grow. */
+static int store(struct diff *d, unsigned int keep)
+{
+	struct cowsnap_op *op = d->op;
+	unsigned int nr = d->nr - keep;
+
+	if (!nr)
+		return 0;
+	if (cowsnap_fault_once() ||
+	    copy_to_user(op->vec + op->nr, d->ranges, nr * sizeof(*op->vec)))
+		return cowsnap_refuse(op, 0, COWSNAP_REASON_RESULT, -EFAULT);
+	op->nr += nr;
+	d->nr = keep;
+	if (keep)
+		d->ranges[0] = d->ranges[nr];
+	return 0;
+}
+
+static int diff(struct diff *d)
+{
+	struct cowsnap_op *op = d->op;
+	bool vec_full;
+	int err;
+
+	do {
+		err = diff_locked(d);
+		vec_full = d->full && op->nr + d->nr == op->vec_len;
+		if (!err)
+			err = store(d, d->full && !vec_full ? 1 : 0);
+	} while (!err && d->full && !vec_full);
+	return err;
+}
+
+static int check_args(struct cowsnap_op *op)
+{
+	int err;
+
+	if (op->flags)
+		return cowsnap_refuse(op, 0, COWSNAP_REASON_FLAG_UNKNOWN,
+				      -EOPNOTSUPP);
+	if (op->reserved)
+		return cowsnap_refuse(op, 0, COWSNAP_REASON_RESERVED, -EINVAL);
+	err = cowsnap_check_ranges(op);
+	if (err)
+		return err;
+	if (op->offset > op->len)
+		return cowsnap_refuse(op, 0, COWSNAP_REASON_OFFSET, -EINVAL);
+	if (!PAGE_ALIGNED(op->offset))
+		return cowsnap_refuse(op, op->src, COWSNAP_REASON_ALIGN, -EINVAL);
+	return 0;
+}
+
+/**
+ * cowsnap_diff - list the pages that [src, src + len) and [dst, dst + len) of
+ *	op->mm do not have in common
+ * @op: the request; results, reason and address are left in it
+ *
+ * Context: process context of a task that uses op->mm; takes its mmap lock.
+ * Return: 0 or what include/uapi says of COWSNAP_DIFF.
+ */
+int cowsnap_diff(struct cowsnap_op *op)
+{
+	int err = check_args(op);
+	struct diff *d;
+
+	if (err)
+		return err;
+	d = cowsnap_fault() ? NULL : kzalloc(sizeof(*d), GFP_KERNEL);
+	if (!d)
+		return cowsnap_refuse(op, op->src, COWSNAP_REASON_NO_MEMORY,
+				      -ENOMEM);
+	d->op = op;
+	err = diff(d);
+	kfree(d);
+	return err;
+}

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * COWSNAP_RELEASE: munmap(2) of a duplicate and UNSHARE with REUSE of its source.
+ *
+ * Most of a duplicate are pages that the source still maps. They are taken out
+ * here: a page that the other side holds is not about to be freed, which makes
+ * this several times cheaper than unmapping it. munmap has the rest. The source
+ * gets its pages back only after the flush: as long as somebody can read the
+ * duplicate through his TLB, nobody must be able to write.
+ */
+#include <linux/slab.h>
+
+#include "cowsnap.h"
+#include "pgwalk.h"
+
+static unsigned int drop_shared(struct cowsnap_walk *walk,
+				const struct cowsnap_span *span)
+{
+	pte_t *src = span->src_pte, *dst = span->dst_pte;
+	unsigned int i, nr = span->len / PAGE_SIZE;
+	unsigned long addr = span->dst;
+
+	for (i = 0; i < nr; i++, src++, dst++, addr += PAGE_SIZE) {
+		pte_t pte = ptep_get(dst), other = ptep_get(src);
+		struct folio *folio;
+		struct page *page;
+
+		if (!pte_present(pte) || !pte_present(other) ||
+		    pte_pfn(pte) != pte_pfn(other) || pte_special(pte))
+			continue;
+		page = pte_page(pte);
+		folio = page_folio(page);
+		if (!folio_test_anon(folio))
+			continue;
+		ptep_get_and_clear(walk->op->mm, addr, dst);
+		cowsnap_remove_rmap(folio, page, walk->dst_vma);
+		folio_put(folio);	/* not the last one: src has it */
+		walk->rss_anon--;
+	}
+	return i;
+}
+
+static int never_blocked(struct cowsnap_walk *walk,
+			 const struct cowsnap_span *span)
+{
+	WARN_ON_ONCE(1);
+	return -EIO;
+}
+
+static bool is_table(pmd_t *pmd)
+{
+	return pmd && !pmd_none(READ_ONCE(*pmd)) &&
+	       !cowsnap_pmd_is_huge(READ_ONCE(*pmd));
+}
+
+static int drop_span(struct cowsnap_walk *walk, struct cowsnap_span *span)
+{
+	if (!is_table(span->src_pmd) || !is_table(span->dst_pmd))
+		return 0;
+	return cowsnap_walk_ptes(walk, span);
+}
+
+static const struct cowsnap_walk_ops drop_ops = {
+	.span = drop_span,
+	.ptes = drop_shared,
+	.blocked = never_blocked,
+	.unkillable = true,
+};
+
+static void start_write(struct cowsnap_op *op, unsigned long start)
+{
+	VMA_ITERATOR(vmi, op->mm, start);
+	struct vm_area_struct *vma;
+
+	for_each_vma_range(vmi, vma, start + op->len)
+		cowsnap_vma_start_write(vma);
+}
+
+static void drop_duplicate(struct cowsnap_op *op)
+{
+	struct cowsnap_walk walk = { .ops = &drop_ops, .op = op };
+	struct mmu_notifier_range range;
+
+	start_write(op, op->src);
+	start_write(op, op->dst);
+	cowsnap_notify_start(&range, op->mm, MMU_NOTIFY_CLEAR, op->dst,
+			     op->dst + op->len);
+	cowsnap_walk(&walk);
+	cowsnap_flush_tlb(op->mm, op->dst, op->dst + op->len);
+	cowsnap_notify_end(&range);
+}
+
+/*
+ * What has been dropped cannot be put back. Where the duplicate is whole
+ * mappings, which need not be cut, munmap fails only for want of a few bytes,
+ * which the kernel denies to a task that is being killed.
+ */
+static bool is_whole(struct cowsnap_op *op)
+{
+	struct vm_area_struct *first = find_vma(op->mm, op->dst);
+	struct vm_area_struct *last = find_vma(op->mm, op->dst + op->len - 1);
+
+	return first->vm_start == op->dst && last->vm_end == op->dst + op->len;
+}
+
+static int unmap(struct cowsnap_op *op, struct list_head *uf)
+{
+	bool whole = is_whole(op);
+	int err;
+
+	if (cowsnap_killed())
+		return cowsnap_refuse(op, op->dst, COWSNAP_REASON_SIGNAL, -EINTR);
+	if (cowsnap_fault())
+		return cowsnap_refuse(op, op->dst, COWSNAP_REASON_NO_MEMORY,
+				      -ENOMEM);
+	if (whole)
+		drop_duplicate(op);
+	do {
+		err = ksym(do_munmap)(op->mm, op->dst, op->len, uf);
+	} while (whole && err == -ENOMEM && !fatal_signal_pending(current));
+	if (!err)
+		return 0;
+	WARN_ON_ONCE(whole && !fatal_signal_pending(current));
+	return cowsnap_refuse(op, op->dst, COWSNAP_REASON_NO_MEMORY, err);
+}
+
+static int check(struct cowsnap_op *op)
+{
+	int err = cowsnap_check_vmas(op, op->src, op->len);
+
+	if (!err)
+		err = cowsnap_check_vmas(op, op->dst, op->len);
+	return err ?: cowsnap_check_seals(op);
+}
+
+/**
+ * cowsnap_release - drop the duplicate [dst, dst + len) of [src, src + len)
+ * @op: the request; results, reason and address are left in it
+ *
+ * Context: process context of a task that uses op->mm; takes its mmap lock.
+ * Return: 0 or what include/uapi says of COWSNAP_RELEASE.
+ */
+int cowsnap_release(struct cowsnap_op *op)
+{
+	struct unshare *u;
+	LIST_HEAD(uf);
+	int err;
+
+	if (op->flags)
+		return cowsnap_refuse(op, 0, COWSNAP_REASON_FLAG_UNKNOWN,
+				      -EOPNOTSUPP);
+	if (op->reserved)
+		return cowsnap_refuse(op, 0, COWSNAP_REASON_RESERVED, -EINVAL);
+	err = cowsnap_check_ranges(op);
+	if (err)
+		return err;
+	u = cowsnap_alloc_unshare(op);
+	if (!u)
+		return cowsnap_refuse(op, op->src, COWSNAP_REASON_NO_MEMORY,
+				      -ENOMEM);
+	if (cowsnap_fault_once() || mmap_write_lock_killable(op->mm)) {
+		err = cowsnap_refuse(op, op->src, COWSNAP_REASON_SIGNAL, -EINTR);
+		goto out_free;
+	}
+	err = check(op);
+	if (!err)
+		err = unmap(op, &uf);
+	mmap_write_downgrade(op->mm);
+	if (!err) {
+		op->flags = COWSNAP_UNSHARE_REUSE;
+		/* What it could not take back comes back by a write fault. */
+		cowsnap_take_back(u);
+		op->reason = COWSNAP_REASON_NONE;
+		op->fault_addr = 0;
+	}
+	mmap_read_unlock(op->mm);
+	cowsnap_unmap_complete(op, &uf);
+out_free:
+	kfree(u);
+	return err;
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Sharing page by page, see share.c. SYNC uses the same rules, for a destination
+ * that has content of its own.
+ */
+#ifndef COWSNAP_SHARE_H
+#define COWSNAP_SHARE_H
+
+#include "pgwalk.h"
+
+/* What a pass meets and cannot do under the page-table locks. */
+enum block {
+	BLOCK_NONE,
+	BLOCK_MIGRATION,	/* the page is on its way: wait */
+	BLOCK_SWAP_COUNT,	/* the swap count needs a continuation page */
+	BLOCK_COPY,		/* a page to copy into is needed */
+	BLOCK_LARGE,		/* the folio must be split */
+	BLOCK_SWAPPED,		/* the page must be read in */
+	BLOCK_REFUSED,		/* op->reason says why */
+	BLOCK_POISON,		/* the page cannot be read */
+};
+
+struct share {
+	enum block block;
+	swp_entry_t entry;	/* of BLOCK_SWAP_COUNT */
+	struct folio *large;	/* of BLOCK_LARGE, referenced */
+	struct folio *folio;	/* to copy into, and only for this source address */
+	unsigned long folio_addr;
+};
+
+bool cowsnap_share_entry(struct cowsnap_walk *walk, unsigned long addr,
+			 pte_t *src, pte_t *dst);
+bool cowsnap_copy_entry(struct cowsnap_walk *walk, unsigned long addr,
+			pte_t *src, pte_t *dst);
+int cowsnap_share_blocked(struct cowsnap_walk *walk,
+			  const struct cowsnap_span *span);
+int cowsnap_share_huge(struct cowsnap_walk *walk, struct cowsnap_span *span);
+void cowsnap_share_done(struct share *share);
+
+/* sync.c */
+void cowsnap_clear_dst(struct cowsnap_walk *walk, unsigned long addr, pte_t *dst);
+void cowsnap_clear_dst_pmd(struct cowsnap_walk *walk,
+			   const struct cowsnap_span *span);
+
+#endif /* COWSNAP_SHARE_H */
