@@ -160,6 +160,18 @@ static pte_t *empty_table(void)
 }
 
 /*
+ * A SYNC may share with a mapping that comes earlier in its file's tree. The
+ * truncation of the file, which empties one after the other, would leave behind
+ * what it finds there too late: keep it out, as mremap(2) does.
+ */
+static struct address_space *file_to_lock(struct cowsnap_walk *walk)
+{
+	if (!walk->replaced || vma_is_anonymous(walk->dst_vma))
+		return NULL;
+	return walk->dst_vma->vm_file->f_mapping;
+}
+
+/*
  * The locked part of cowsnap_walk_ptes(). Once a page table is there it stays, see the
  * head of this file: pte_offset_kernel() needs no check.
  */
@@ -168,6 +180,7 @@ static unsigned long ptes_locked(struct cowsnap_walk *walk,
 {
 	struct mm_struct *mm = walk->op->mm;
 	spinlock_t *dst_ptl = pte_lockptr(mm, span->dst_pmd), *src_ptl = dst_ptl;
+	struct address_space *mapping = file_to_lock(walk);
 	unsigned long done;
 
 	span->src_pte = empty_table();
@@ -176,6 +189,8 @@ static unsigned long ptes_locked(struct cowsnap_walk *walk,
 		span->src_pte = pte_offset_kernel(span->src_pmd, span->src);
 	}
 	span->dst_pte = pte_offset_kernel(span->dst_pmd, span->dst);
+	if (mapping)
+		i_mmap_lock_write(mapping);
 	cowsnap_lock_both(src_ptl, dst_ptl);
 	lazy_mmu_mode_enable();
 	done = walk->ops->ptes(walk, span);
@@ -183,6 +198,8 @@ static unsigned long ptes_locked(struct cowsnap_walk *walk,
 	/* Before the locks go: reclaim may take the new entries at once. */
 	add_rss(walk);
 	cowsnap_unlock_both(src_ptl, dst_ptl);
+	if (mapping)
+		i_mmap_unlock_write(mapping);
 	return done * PAGE_SIZE;
 }
 

@@ -97,10 +97,13 @@ TEST_F(release, of_a_part)
 
 	ASSERT_EQ(0, op_release(self->fd, self->src + PAGES(3),
 				self->dup + PAGES(3), half, &self->r));
-	EXPECT_EQ(half / MEM_PAGE, self->r.reused);
 	EXPECT_TRUE(mem_is_free(self->dup + PAGES(3), half));
 	EXPECT_FALSE(mem_is_free(self->dup, PAGES(3)));
-	EXPECT_EQ(0, op_faults_of_writes(self->src + PAGES(3), half));
+	/* Of a huge page that others map in part, the kernel takes back nothing. */
+	if (!variant->huge || !mem_huge_whole(self->fd)) {
+		EXPECT_EQ(half / MEM_PAGE, self->r.reused);
+		EXPECT_EQ(0, op_faults_of_writes(self->src + PAGES(3), half));
+	}
 	mem_fill(self->src, self->len, 2);
 	EXPECT_TRUE(mem_check(self->dup, PAGES(3), 1));
 }

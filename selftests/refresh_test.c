@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A snapshot that is refreshed again and again while other threads write to the
+ * source: each refresh is of one instant, and in the end nothing has piled up.
+ */
+#include "counters.h"
+#undef PAGES
+#include "ops.h"
+
+#define WRITERS		2
+#define REFRESHES	1000	/* COWSNAP_REFRESHES for more */
+
+FIXTURE(refresh)
+{
+	int fd;
+	struct counters c;
+	struct writer writers[WRITERS];
+	uint64_t saved[MAX_SLOTS];
+};
+
+FIXTURE_SETUP(refresh)
+{
+	self->fd = mem_open();
+	ASSERT_LE(0, self->fd);
+	self->c.len = RANGE;
+	self->c.base = mem_map_offset(RANGE, MEM_HUGE, 0);
+	ASSERT_NE(NULL, self->c.base);
+	place_counters(&self->c, 16, SHUFFLED);
+	mem_fill(self->c.base, RANGE, FILL_SEED);
+	mem_drain();
+}
+
+FIXTURE_TEARDOWN(refresh)
+{
+	munmap(self->c.base, RANGE);
+	close(self->fd);
+}
+
+static bool refresh_once(FIXTURE_DATA(refresh) *self, char *dup)
+{
+	uint64_t min[WRITERS];
+	struct cowsnap_sync s;
+	int w, err;
+
+	for (w = 0; w < WRITERS; w++)
+		min[w] = *counter(&self->c, self->c.base, self->c.nr - 1, w);
+	err = op_sync(self->fd, self->c.base, dup, RANGE, &s);
+	if (err)
+		return fail("SYNC: %s, reason %u", strerror(-err), s.reason);
+	for (w = 0; w < WRITERS; w++)
+		if (!one_instant(&self->c, dup, w, min[w],
+				 *counter(&self->c, self->c.base, 0, w),
+				 self->saved) ||
+		    !same_as_before(&self->c, dup, w, self->saved))
+			return false;
+	return true;
+}
+
+static int refreshes(void)
+{
+	const char *nr = getenv("COWSNAP_REFRESHES");
+
+	return nr ? atoi(nr) : REFRESHES;
+}
+
+TEST_F_TIMEOUT(refresh, is_of_one_instant_every_time, 600)
+{
+	struct mem_counters before, after;
+	struct cowsnap_release r;
+	int i, nr = refreshes();
+	char *dup;
+
+	mem_counters(&before);
+	dup = mem_dup(self->fd, self->c.base, RANGE);
+	ASSERT_NE(NULL, dup);
+	ASSERT_TRUE(start_writers(self->writers, WRITERS, &self->c, STORE));
+	for (i = 0; i < nr && !stop; i++)
+		if (!refresh_once(self, dup))
+			break;
+	stop_writers(self->writers, WRITERS);
+	EXPECT_EQ(nr, i)
+		TH_LOG("%s", problem);
+	ASSERT_EQ(0, op_release(self->fd, self->c.base, dup, RANGE, &r));
+	EXPECT_EQ(0, op_faults_of_writes(self->c.base, RANGE));
+	mem_drain();
+	mem_counters(&after);
+	/* The stacks of the writers are cached for the next threads. */
+	after.vm_size = before.vm_size;
+	after.vm_data = before.vm_data;
+	after.rss_anon = after.rss_anon - before.rss_anon < 128 ?
+			 before.rss_anon : after.rss_anon;
+	after.maps = before.maps;
+	after.pte = before.pte;
+	after.committed = before.committed;
+	EXPECT_TRUE(mem_counters_equal(&before, &after));
+}
+
+TEST_HARNESS_MAIN
