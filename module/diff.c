@@ -142,6 +142,7 @@ static bool is_huge(const struct side *side)
 static void find_lock(struct mm_struct *mm, struct side *side)
 {
 	side->ptl = NULL;
+	side->pmd = __pmd(0);
 	if (!side->pmdp)
 		return;
 	side->pmd = READ_ONCE(*side->pmdp);
@@ -175,35 +176,44 @@ static void unlock_sides(struct diff *d)
 		spin_unlock(d->b.ptl);
 }
 
+/* An empty side has no lock; what it had comes after the other one was locked. */
 static bool is_as_found(const struct side *side)
 {
-	return !side->ptl || pmd_same(side->pmd, READ_ONCE(*side->pmdp));
+	unsigned long next;
+
+	if (side->pmdp)
+		return pmd_same(side->pmd, READ_ONCE(*side->pmdp));
+	return !cowsnap_find_pmd(side->vma->vm_mm, side->addr,
+				 side->addr + PAGE_SIZE, &next);
 }
 
-/* See cowsnap_pte_lock(). */
-static void find_and_lock(struct diff *d)
+/*
+ * See cowsnap_pte_lock(). False when page tables have appeared above an entry
+ * that was not there: look for it again.
+ */
+static bool find_and_lock(struct diff *d)
 {
 	bool same;
 
-	do {
-		rcu_read_lock();
-		find_lock(d->op->mm, &d->a);
-		find_lock(d->op->mm, &d->b);
-		lock_sides(d);
-		same = is_as_found(&d->a) && is_as_found(&d->b);
-		if (!same)
-			unlock_sides(d);
-		rcu_read_unlock();
-	} while (!same);
+	rcu_read_lock();
+	find_lock(d->op->mm, &d->a);
+	find_lock(d->op->mm, &d->b);
+	lock_sides(d);
+	same = is_as_found(&d->a) && is_as_found(&d->b);
+	if (!same)
+		unlock_sides(d);
+	rcu_read_unlock();
+	return same;
 }
 
-/* The span at @offset from the start of both ranges, up to @end. */
+/* The span at @offset from the start of both ranges, up to @end: how far it got. */
 static unsigned long diff_span(struct diff *d, unsigned long offset,
 			       unsigned long end)
 {
 	unsigned long at = 0, len = end - offset, step = PAGE_SIZE;
 
-	find_and_lock(d);
+	if (!find_and_lock(d))
+		return offset;
 	/* Nothing on both sides, or two huge pages: it is the same for all. */
 	if (d->a.ptl ? is_huge(&d->a) && is_huge(&d->b) : !d->b.ptl)
 		step = len;
@@ -244,7 +254,9 @@ static unsigned long diff_hugetlb(struct diff *d, unsigned long offset,
 	struct cowsnap_op *op = d->op;
 	unsigned long size = vma_kernel_pagesize(d->a.vma);
 
-	if (vma_kernel_pagesize(d->b.vma) != size)
+	if (vma_kernel_pagesize(d->b.vma) != size ||
+	    !IS_ALIGNED((op->src + offset) | (op->dst + offset) | (end - offset),
+			size))
 		return list(d, offset, end) ? end : offset;
 	for (; offset < end && !cowsnap_killed(); offset += size) {
 		if (!cowsnap_hugetlb_same(d->a.vma, op->src + offset, d->b.vma,
@@ -298,16 +310,15 @@ static int diff_ranges(struct diff *d)
 static int diff_locked(struct diff *d)
 {
 	struct cowsnap_op *op = d->op;
-	unsigned long left = op->len - op->offset;
 	int err;
 
 	d->full = false;
 	if (cowsnap_fault_once() || mmap_read_lock_killable(op->mm))
 		return cowsnap_refuse(op, op->src + op->offset,
 				      COWSNAP_REASON_SIGNAL, -EINTR);
-	err = cowsnap_check_vmas(op, op->src + op->offset, left);
+	err = cowsnap_check_vmas(op, op->src, op->len);
 	if (!err)
-		err = cowsnap_check_vmas(op, op->dst + op->offset, left);
+		err = cowsnap_check_vmas(op, op->dst, op->len);
 	if (!err)
 		err = diff_ranges(d);
 	mmap_read_unlock(op->mm);
@@ -344,6 +355,9 @@ static int diff(struct diff *d)
 		if (!err)
 			err = store(d, d->full && !vec_full ? 1 : 0);
 	} while (!err && d->full && !vec_full);
+	/* What is in the buffer has not been told. */
+	if (err && d->nr)
+		op->offset = d->ranges[0].start;
 	return err;
 }
 

@@ -405,55 +405,87 @@ int cowsnap_copy_hugetlb(struct cowsnap_walk *walk, unsigned long addr)
 	return todo == -EAGAIN ? wait_for_migration() : todo;
 }
 
-/* What a page is mapped by at @addr, or an empty entry. */
-static pte_t look_at(struct mm_struct *mm, struct hstate *h, unsigned long addr)
+/* What is mapped at an address. */
+struct look {
+	pte_t entry;	/* empty also where there is no page table */
+	bool anon;
+	bool alone;	/* the pool's page has no user but this mapping */
+};
+
+static struct look look_at(struct mm_struct *mm, struct hstate *h,
+			   unsigned long addr)
 {
 	pte_t *ptep = ksym(huge_pte_offset)(mm, addr, huge_page_size(h));
+	struct look look = { .entry = __pte(0) };
+	struct folio *folio;
 	spinlock_t *ptl;
-	pte_t entry;
 
 	if (!ptep)
-		return __pte(0);
+		return look;
 	ptl = huge_pte_lock(h, mm, ptep);
-	entry = cowsnap_huge_ptep_get(mm, addr, ptep);
+	look.entry = cowsnap_huge_ptep_get(mm, addr, ptep);
+	if (pte_present(look.entry)) {
+		folio = page_folio(pte_page(look.entry));
+		look.anon = folio_test_anon(folio);
+		/* Each mapping has a reference. */
+		look.alone = look.anon && (PageAnonExclusive(&folio->page) ||
+					   folio_ref_count(folio) == 1);
+	}
 	spin_unlock(ptl);
-	return entry;
+	return look;
 }
 
-/* Has the pool's page no user but this mapping? Mappings have a reference each. */
-static bool is_alone(pte_t entry)
+static bool is_moving(pte_t entry)
 {
-	return PageAnonExclusive(pte_page(entry)) ||
-	       folio_ref_count(page_folio(pte_page(entry))) == 1;
+	return !huge_pte_none(entry) && !pte_present(entry) &&
+	       softleaf_is_migration(softleaf_from_pte(entry));
 }
 
+/* As writable as the mapping lets it be, and nobody else's? */
+static bool is_unshared(struct vm_area_struct *vma, const struct look *look)
+{
+	if (!pte_present(look->entry) || !look->anon ||
+	    huge_pte_uffd(look->entry) || huge_pte_write(look->entry))
+		return true;
+	return look->alone && !(vma->vm_flags & VM_WRITE);
+}
+
+/*
+ * One page. A fault may come to nothing, when somebody has the page locked or
+ * moves it; the access would then fault again.
+ */
 static int unshare_page(struct cowsnap_op *op, struct vm_area_struct *vma,
 			unsigned long addr)
 {
-	bool write = vma->vm_flags & VM_WRITE;
+	unsigned int flags = vma->vm_flags & VM_WRITE ? FAULT_FLAG_WRITE :
+							FAULT_FLAG_UNSHARE;
 	struct hstate *h = hstate_vma(vma);
-	pte_t before = look_at(op->mm, h, addr), after;
+	bool faulted = false, alone = false;
+	struct look look;
 	int err;
 
-	if (!pte_present(before) || huge_pte_write(before) ||
-	    huge_pte_uffd(before) ||
-	    !folio_test_anon(page_folio(pte_page(before))))
-		return 0;
-	if (is_alone(before) ? !write : op->flags & COWSNAP_UNSHARE_REUSE)
-		return 0;
-	err = cowsnap_touch(op, vma, addr,
-			       write ? FAULT_FLAG_WRITE : FAULT_FLAG_UNSHARE);
-	if (err == -EOPNOTSUPP && op->reason == COWSNAP_REASON_POISON)
-		return cowsnap_refuse(op, addr, COWSNAP_REASON_HUGETLB_POOL,
-				      -ENOMEM);
-	after = look_at(op->mm, h, addr);
-	if (!pte_present(after))
-		return err;
-	if (pte_pfn(after) == pte_pfn(before))
-		op->reused += pages_per_huge_page(h);
-	else
-		op->copied += pages_per_huge_page(h);
-	return err;
+	for (;;) {
+		look = look_at(op->mm, h, addr);
+		if (is_moving(look.entry)) {
+			wait_for_migration();
+		} else if (is_unshared(vma, &look)) {
+			break;
+		} else {
+			if (!look.alone && op->flags & COWSNAP_UNSHARE_REUSE)
+				return 0;
+			alone = look.alone;
+			err = cowsnap_touch(op, vma, addr, flags);
+			if (err)
+				return err;
+			faulted = true;
+		}
+		if (cowsnap_killed())
+			return cowsnap_refuse(op, addr, COWSNAP_REASON_SIGNAL,
+					      -EINTR);
+	}
+	if (faulted)
+		*(alone ? &op->reused : &op->copied) += pages_per_huge_page(h);
+	return 0;
 }
 
 /**
@@ -515,10 +547,15 @@ bool cowsnap_hugetlb_same(struct vm_area_struct *a, unsigned long addr_a,
 		entry_b = cowsnap_huge_ptep_get(a->vm_mm, addr_b, pair.dst_pte);
 		unlock_pair(&pair);
 	} else if (pair.src_pte) {
-		entry_a = look_at(a->vm_mm, pair.h, addr_a);
+		entry_a = look_at(a->vm_mm, pair.h, addr_a).entry;
 	} else if (pair.dst_pte) {
-		entry_b = look_at(a->vm_mm, pair.h, addr_b);
+		entry_b = look_at(a->vm_mm, pair.h, addr_b).entry;
 	}
+	/* It had no entry when the other one was looked at. Has it now? */
+	if (!pair.src_pte != !pair.dst_pte &&
+	    ksym(huge_pte_offset)(a->vm_mm, pair.src_pte ? addr_b : addr_a,
+				  pair.size))
+		return false;
 	none = huge_pte_none(entry_a);
 	if (none != huge_pte_none(entry_b))
 		return false;

@@ -56,6 +56,7 @@
 	F(pgtable_trans_huge_deposit)		\
 	F(pgtable_trans_huge_withdraw)		\
 	F(__split_huge_pmd)			\
+	F(pmdp_invalidate)			\
 	F(pmd_migration_entry_wait)
 #else
 #define COWSNAP_KSYM_FUNCS_THP(F)

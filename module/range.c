@@ -172,5 +172,9 @@ int cowsnap_touch(struct cowsnap_op *op, struct vm_area_struct *vma,
 		return 0;
 	if (fault & VM_FAULT_OOM)
 		return cowsnap_refuse(op, addr, COWSNAP_REASON_NO_MEMORY, -ENOMEM);
+	/* What else hugetlb has to say of an exhausted pool. */
+	if (is_vm_hugetlb_page(vma) && fault & VM_FAULT_SIGBUS)
+		return cowsnap_refuse(op, addr, COWSNAP_REASON_HUGETLB_POOL,
+				      -ENOMEM);
 	return cowsnap_refuse(op, addr, COWSNAP_REASON_POISON, -EOPNOTSUPP);
 }

@@ -19,6 +19,7 @@ static unsigned int drop_shared(struct cowsnap_walk *walk,
 	pte_t *src = span->src_pte, *dst = span->dst_pte;
 	unsigned int i, nr = span->len / PAGE_SIZE;
 	unsigned long addr = span->dst;
+	bool dropped = false;
 
 	for (i = 0; i < nr; i++, src++, dst++, addr += PAGE_SIZE) {
 		pte_t pte = ptep_get(dst), other = ptep_get(src);
@@ -36,6 +37,13 @@ static unsigned int drop_shared(struct cowsnap_walk *walk,
 		cowsnap_remove_rmap(folio, page, walk->dst_vma);
 		folio_put(folio);	/* not the last one: src has it */
 		walk->rss_anon--;
+		dropped = true;
+	}
+	/* As soon as its lock is dropped, src may lose the page, the last user. */
+	if (dropped) {
+		cowsnap_flush_tlb(walk->op->mm, span->dst, span->dst + span->len);
+		cowsnap_flush_secondary(walk->op->mm, span->dst,
+					span->dst + span->len);
 	}
 	return i;
 }
@@ -55,7 +63,9 @@ static bool is_table(pmd_t *pmd)
 
 static int drop_span(struct cowsnap_walk *walk, struct cowsnap_span *span)
 {
-	if (!is_table(span->src_pmd) || !is_table(span->dst_pmd))
+	/* Without an anon_vma nothing is shared, and khugepaged frees tables. */
+	if (!walk->src_vma->anon_vma || !walk->dst_vma->anon_vma ||
+	    !is_table(span->src_pmd) || !is_table(span->dst_pmd))
 		return 0;
 	return cowsnap_walk_ptes(walk, span);
 }
@@ -86,7 +96,6 @@ static void drop_duplicate(struct cowsnap_op *op)
 	cowsnap_notify_start(&range, op->mm, MMU_NOTIFY_CLEAR, op->dst,
 			     op->dst + op->len);
 	cowsnap_walk(&walk);
-	cowsnap_flush_tlb(op->mm, op->dst, op->dst + op->len);
 	cowsnap_notify_end(&range);
 }
 

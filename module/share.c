@@ -30,6 +30,21 @@ static __always_inline void set_dst(struct cowsnap_walk *walk, unsigned long add
 	set_pte_at(walk->op->mm, addr, dst, pte);
 }
 
+/* Only a SYNC meets mappings with different protection, or protection key. */
+static bool has_other_rights(struct cowsnap_walk *walk)
+{
+	return pgprot_val(walk->src_vma->vm_page_prot) !=
+	       pgprot_val(walk->dst_vma->vm_page_prot);
+}
+
+static pte_t with_rights_of_dst(struct cowsnap_walk *walk, struct page *page,
+				pte_t pte)
+{
+	pte_t other = mk_pte(page, walk->dst_vma->vm_page_prot);
+
+	return pte_wrprotect(pte_dirty(pte) ? pte_mkdirty(other) : other);
+}
+
 static void block_refused(struct cowsnap_walk *walk, unsigned long addr,
 			  enum cowsnap_reason reason)
 {
@@ -198,6 +213,8 @@ static __always_inline bool share_present(struct cowsnap_walk *walk,
 	if (unlikely(!pte_dirty(pte)))
 		keep_content(folio);
 	pte = cowsnap_pte_untrap(pte, walk->src_vma, walk->dst_vma);
+	if (unlikely(has_other_rights(walk)))
+		pte = with_rights_of_dst(walk, page, pte);
 	set_dst(walk, addr + walk->offset, dst, pte_mkold(pte));
 	walk->rss_anon++;
 	return true;
@@ -265,6 +282,11 @@ static bool copy_present(struct cowsnap_walk *walk, unsigned long addr,
 	struct page *page = pte_page(ptep_get(src));
 	pte_t pte;
 
+	/* Swapped out after the first pass, and in again by this one. */
+	if (unlikely(pte_write(ptep_get(src)))) {
+		protect_src(walk->op->mm, addr, src, ptep_get(src));
+		cowsnap_flush_tlb(walk->op->mm, addr, addr + PAGE_SIZE);
+	}
 	if (!share->folio || share->folio_addr != addr) {
 		share->block = BLOCK_COPY;
 		return false;
@@ -394,7 +416,8 @@ static int share_pmd(struct cowsnap_walk *walk, const struct cowsnap_span *span,
 	struct page *page = pmd_page(pmd);
 	struct folio *folio = page_folio(page);
 
-	if (cowsnap_pmd_is_trapped(pmd, walk->src_vma))
+	if (cowsnap_pmd_is_trapped(pmd, walk->src_vma) ||
+	    unlikely(has_other_rights(walk)))
 		return -EBUSY;
 	/* In private anonymous memory the only other one is the huge zero page. */
 	if (folio_test_anon(folio)) {
@@ -438,6 +461,16 @@ static void unlock_rmap(struct cowsnap_walk *walk)
 		up_write(&walk->dst_vma->anon_vma->root->rwsem);
 }
 
+/* Both locked. What a SYNC would replace may have been split, or be moving. */
+static bool dst_takes_huge(struct cowsnap_walk *walk,
+			   const struct cowsnap_span *span)
+{
+	pmd_t pmd = *span->dst_pmd;
+
+	return pmd_none(pmd) || (walk->replaced && pmd_present(pmd) &&
+				 pmd_trans_huge(pmd));
+}
+
 static int share_whole(struct cowsnap_walk *walk,
 		       const struct cowsnap_span *span)
 {
@@ -449,7 +482,7 @@ static int share_whole(struct cowsnap_walk *walk,
 		return -ENOMEM;
 	lock_rmap(walk);
 	cowsnap_lock_pmds(mm, span);
-	if (pmd_trans_huge(*span->src_pmd))
+	if (pmd_trans_huge(*span->src_pmd) && dst_takes_huge(walk, span))
 		err = share_pmd(walk, span, pgtable);
 	cowsnap_unlock_pmds(mm, span);
 	unlock_rmap(walk);

@@ -89,11 +89,14 @@ void cowsnap_clear_dst(struct cowsnap_walk *walk, unsigned long addr, pte_t *dst
 	struct mm_struct *mm = walk->op->mm;
 	pte_t pte;
 
+	/*
+	 * The zero page as well: a stale entry of it would go on reading zeroes.
+	 * And an empty entry, whose flush reclaim may have put off.
+	 */
+	replaced_range(walk->replaced, addr, addr + PAGE_SIZE);
 	if (pte_none(ptep_get(dst)))
 		return;
 	pte = ptep_get_and_clear(mm, addr, dst);
-	/* The zero page as well: a stale entry of it would go on reading zeroes. */
-	replaced_range(walk->replaced, addr, addr + PAGE_SIZE);
 	/* Elsewhere an entry must not change to another page without a flush. */
 	if (!IS_ENABLED(CONFIG_X86))
 		cowsnap_flush_tlb(mm, addr, addr + PAGE_SIZE);

@@ -147,7 +147,8 @@ static struct folio *alloc_copy(struct unshare *u, unsigned long addr,
 	if (!folio)
 		return NULL;
 	if (!mem_cgroup_disabled() &&
-	    ksym_or(-ENOMEM, __mem_cgroup_charge, folio, u->op->mm, GFP_KERNEL)) {
+	    ksym_or(-ENOMEM, __mem_cgroup_charge, folio, u->op->mm,
+		    order ? GFP_TRANSHUGE_LIGHT : GFP_KERNEL)) {
 		folio_put(folio);
 		return NULL;
 	}
@@ -166,18 +167,36 @@ static int copy_page_of(struct unshare *u, struct page *to, struct page *from,
 	return 0;
 }
 
+/* It is not to be replaced after all. */
+static void drop_page(struct shared_page *p)
+{
+	if (p->copy)
+		folio_put(p->copy);
+	folio_put(page_folio(p->page));
+}
+
+static int copy_one(struct unshare *u, struct shared_page *p)
+{
+	p->copy = alloc_copy(u, p->addr, 0);
+	if (!p->copy)
+		return cowsnap_refuse(u->op, p->addr, COWSNAP_REASON_NO_MEMORY,
+				      -ENOMEM);
+	return copy_page_of(u, &p->copy->page, p->page, p->addr);
+}
+
+/* After an error the batch is what has been copied until then. */
 static int copy_batch(struct unshare *u)
 {
-	struct shared_page *p;
+	unsigned int i, nr = u->nr;
 	int err = 0;
 
-	for (p = u->pages; p < u->pages + u->nr && !err; p++) {
-		p->copy = alloc_copy(u, p->addr, 0);
-		if (!p->copy)
-			return cowsnap_refuse(u->op, p->addr,
-					      COWSNAP_REASON_NO_MEMORY, -ENOMEM);
-		err = copy_page_of(u, &p->copy->page, p->page, p->addr);
-	}
+	for (i = 0; i < nr && !err; i++)
+		err = copy_one(u, &u->pages[i]);
+	if (!err)
+		return 0;
+	u->nr = i - 1;
+	for (i = u->nr; i < nr; i++)
+		drop_page(&u->pages[i]);
 	return err;
 }
 
@@ -213,8 +232,7 @@ static unsigned int take_out(struct unshare *u, pte_t *first,
 		pte_t *pte = first + ((p.addr - first_addr) >> PAGE_SHIFT);
 
 		if (!pte_same(ptep_get(pte), p.pte)) {
-			folio_put(page_folio(p.page));
-			folio_put(p.copy);
+			drop_page(&p);
 			continue;
 		}
 		/* The CPU may set the accessed bit meanwhile, nothing else. */
@@ -244,19 +262,6 @@ static void put_in(struct unshare *u, pte_t *first, unsigned long first_addr)
 	u->op->copied += u->nr;
 }
 
-/* Without its copies: what is left when they are not wanted any more. */
-static void drop_batch(struct unshare *u)
-{
-	struct shared_page *p;
-
-	for (p = u->pages; p < u->pages + u->nr; p++) {
-		if (p->copy)
-			folio_put(p->copy);
-		folio_put(page_folio(p->page));
-	}
-	u->nr = 0;
-}
-
 /* After their entries were replaced: our reference and that of the entry. */
 static void put_old_pages(struct unshare *u)
 {
@@ -278,28 +283,28 @@ static unsigned long install(struct unshare *u, pmd_t *pmd, unsigned long addr)
 	unsigned long start = u->pages[0].addr;
 	unsigned long end = u->pages[u->nr - 1].addr + PAGE_SIZE;
 	struct mmu_notifier_range range;
-	unsigned int nr = u->nr;
+	unsigned int nr = u->nr, done = 0;
 	spinlock_t *ptl;
 	pte_t *pte;
 
 	cowsnap_notify_start(&range, u->op->mm, MMU_NOTIFY_CLEAR, start, end);
 	pte = cowsnap_pte_lock(u->op->mm, pmd, start, &ptl);
 	if (pte) {
-		u->nr = take_out(u, pte, start);
-		if (u->nr)
+		done = take_out(u, pte, start);
+		u->nr = done;
+		if (done)
 			flush(u, start, end);
 		put_in(u, pte, start);
 		spin_unlock(ptl);
 	}
 	cowsnap_notify_end(&range);
-	if (!pte) {
-		drop_batch(u);
-		return start;
+	if (pte) {
+		put_old_pages(u);
+		return done == nr ? addr : start;
 	}
-	if (u->nr < nr)
-		addr = start;
-	put_old_pages(u);
-	return addr;
+	while (u->nr)
+		drop_page(&u->pages[--u->nr]);
+	return start;
 }
 
 static int overcome(struct unshare *u, pmd_t *pmd, unsigned long addr)
@@ -332,9 +337,7 @@ static int unshare_ptes(struct unshare *u, pmd_t *pmd, unsigned long *addr,
 	if (!u->nr)
 		return overcome(u, pmd, *addr);
 	err = copy_batch(u);
-	if (err)
-		drop_batch(u);
-	else
+	if (u->nr)
 		*addr = install(u, pmd, *addr);
 	return err;
 }
@@ -404,8 +407,12 @@ static void install_huge(struct unshare *u, unsigned long addr, pmd_t *pmdp,
 		pmd = writable_pmd(pmd);
 	else if (pmd_soft_dirty(old))
 		pmd = pmd_mksoft_dirty(pmd);
-	pmdp_huge_get_and_clear(vma->vm_mm, addr, pmdp);
-	flush(u, addr, addr + HPAGE_PMD_SIZE);
+	/*
+	 * Not empty for a moment, see change_huge_pmd(): MADV_DONTNEED of another
+	 * thread would take it for that, without a lock. This also flushes.
+	 */
+	ksym(pmdp_invalidate)(vma, addr, pmdp);
+	cowsnap_flush_secondary(vma->vm_mm, addr, addr + HPAGE_PMD_SIZE);
 	cowsnap_add_new_folio(copy, vma, addr);
 	/* The page table deposited with the old entry stays for the new one. */
 	set_pmd_at(vma->vm_mm, addr, pmdp, pmd);
@@ -511,26 +518,26 @@ static int unshare_pmd(struct unshare *u, pmd_t *pmdp, unsigned long addr,
 	return 0;
 }
 
-/* The mapping ends at @end, or the range does. Returns where it went on to. */
+/*
+ * The mapping ends at @end, or the range does. Ends earlier when others wait to
+ * change mappings, but not without some progress.
+ */
 static int unshare_vma(struct unshare *u, unsigned long *addr, unsigned long end)
 {
 	struct mm_struct *mm = u->op->mm;
 	unsigned long next;
+	int err = 0;
 	pmd_t *pmd;
-	int err;
 
-	for (; *addr < end; *addr = next) {
-		/* Others wait to change mappings: let them, then look again. */
-		if (mmap_lock_is_contended(mm))
-			return 0;
+	do {
 		pmd = cowsnap_find_pmd(mm, *addr, end, &next);
-		if (!pmd)
-			continue;
-		err = unshare_pmd(u, pmd, *addr, next);
+		if (pmd)
+			err = unshare_pmd(u, pmd, *addr, next);
 		if (err)
 			return err;
+		*addr = next;
 		cond_resched();
-	}
+	} while (next < end && !mmap_lock_is_contended(mm));
 	return 0;
 }
 

@@ -365,7 +365,7 @@ struct cowsnap_range {
  * neighbours together. A page that is listed may still have equal bytes; one
  * that is not has. Whatever differed when the call began is listed, also while
  * others write. Changes nothing; other threads may fault meanwhile. The ranges
- * may be any memory that REMAP duplicates, and may be one.
+ * may be any memory that REMAP duplicates.
  */
 struct cowsnap_diff {
 	__u32 size;

@@ -38,6 +38,10 @@ static const char *const reasons[] = {
 		"the range leaves the address space; check address and length",
 	[COWSNAP_REASON_OVERLAP] =
 		"source and destination overlap; choose a destination outside the source",
+	[COWSNAP_REASON_NODE] =
+		"no such NUMA node, no memory on it or not allowed here; choose one that numactl -H shows, with COWSNAP_UNSHARE_NODE",
+	[COWSNAP_REASON_OFFSET] =
+		"start_offset lies beyond the end of the range; pass 0, or what next_offset was",
 
 	[COWSNAP_REASON_HOLE] =
 		"nothing is mapped there; pass COWSNAP_REMAP_HOLES to keep holes as holes",
@@ -59,6 +63,12 @@ static const char *const reasons[] = {
 		"the page is lent to a device; touch it from the CPU and try again",
 	[COWSNAP_REASON_POISON] =
 		"the page has a memory error; unmap it or leave it out of the range",
+	[COWSNAP_REASON_UNRELATED] =
+		"this is no duplicate of the other range; make a new one with COWSNAP_REMAP",
+	[COWSNAP_REASON_UFFD] =
+		"a userfaultfd waits for faults in what would be changed; unregister the range first",
+	[COWSNAP_REASON_HUGEPAGE] =
+		"MADV_HUGEPAGE has been called on a side of the snapshot, which this kernel does not allow; make a new one with COWSNAP_REMAP",
 
 	[COWSNAP_REASON_EXISTS] =
 		"something is mapped there; choose another destination, or COWSNAP_REMAP_FIXED to replace it",
@@ -127,10 +137,20 @@ static const char *device_sentence(int err)
 }
 
 /* Address 0 means "no place", but for refusals that happen at the bottom. */
-static int has_address(const struct cowsnap_remap *r)
+static int has_address(unsigned int reason, unsigned long long addr)
 {
-	return r->fault_addr || r->reason == COWSNAP_REASON_HOLE ||
-	       r->reason == COWSNAP_REASON_MIN_ADDR;
+	return addr || reason == COWSNAP_REASON_HOLE ||
+	       reason == COWSNAP_REASON_MIN_ADDR;
+}
+
+static int reason_sentence(unsigned int reason, unsigned long long addr,
+			   char *buf, size_t n)
+{
+	const char *text = cowsnap_reason(reason);
+
+	if (has_address(reason, addr))
+		return snprintf(buf, n, "0x%llx: %s", addr, text);
+	return snprintf(buf, n, "%s", text);
 }
 
 int cowsnap_strerror(const struct cowsnap_remap *r, int err, char *buf,
@@ -141,12 +161,7 @@ int cowsnap_strerror(const struct cowsnap_remap *r, int err, char *buf,
 	int len;
 
 	if (r && r->reason != COWSNAP_REASON_NONE) {
-		text = cowsnap_reason(r->reason);
-		if (has_address(r))
-			len = snprintf(buf, n, "0x%llx: %s",
-				       (unsigned long long)r->fault_addr, text);
-		else
-			len = snprintf(buf, n, "%s", text);
+		len = reason_sentence(r->reason, r->fault_addr, buf, n);
 		goto out;
 	}
 
@@ -173,6 +188,14 @@ static int failed(const struct cowsnap_remap *r)
 	return -1;
 }
 
+/* The same of a request of any kind. */
+static int refused(unsigned int reason, unsigned long long fault_addr)
+{
+	struct cowsnap_remap r = { .reason = reason, .fault_addr = fault_addr };
+
+	return failed(&r);
+}
+
 int cowsnap_open(void)
 {
 	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
@@ -182,16 +205,9 @@ int cowsnap_open(void)
 
 int cowsnap_query(int fd, struct cowsnap_query *q)
 {
-	struct cowsnap_remap why = { .reason = COWSNAP_REASON_NONE };
-
 	memset(q, 0, sizeof(*q));
 	q->size = sizeof(*q);
-	if (!ioctl(fd, COWSNAP_QUERY, q))
-		return 0;
-
-	why.reason = q->reason;
-	why.fault_addr = q->fault_addr;
-	return failed(&why);
+	return ioctl(fd, COWSNAP_QUERY, q) ? refused(q->reason, q->fault_addr) : 0;
 }
 
 int cowsnap_remap(int fd, struct cowsnap_remap *r)
@@ -222,4 +238,113 @@ void *cowsnap_snapshot_at(int fd, const void *addr, size_t len, void *dst,
 void *cowsnap_snapshot(int fd, const void *addr, size_t len)
 {
 	return cowsnap_snapshot_at(fd, addr, len, NULL, 0);
+}
+
+/* A call that never reaches the module must not show an old result, either. */
+
+int cowsnap_unshare(int fd, struct cowsnap_unshare *u)
+{
+	u->size = sizeof(*u);
+	u->copied = 0;
+	u->reused = 0;
+	u->fault_addr = 0;
+	u->reason = COWSNAP_REASON_NONE;
+	return ioctl(fd, COWSNAP_UNSHARE, u) ? refused(u->reason, u->fault_addr) : 0;
+}
+
+int cowsnap_sync(int fd, struct cowsnap_sync *s)
+{
+	s->size = sizeof(*s);
+	s->changed = 0;
+	s->fault_addr = 0;
+	s->reason = COWSNAP_REASON_NONE;
+	return ioctl(fd, COWSNAP_SYNC, s) ? refused(s->reason, s->fault_addr) : 0;
+}
+
+static int sync_ranges(int fd, const void *from, void *to, size_t len)
+{
+	struct cowsnap_sync s = {
+		.from = (uintptr_t)from, .to = (uintptr_t)to, .len = len,
+	};
+
+	return cowsnap_sync(fd, &s);
+}
+
+int cowsnap_refresh(int fd, const void *addr, void *snap, size_t len)
+{
+	return sync_ranges(fd, addr, snap, len);
+}
+
+int cowsnap_rollback(int fd, void *addr, const void *snap, size_t len)
+{
+	return sync_ranges(fd, snap, addr, len);
+}
+
+int cowsnap_release(int fd, void *addr, void *snap, size_t len)
+{
+	struct cowsnap_release r = {
+		.size = sizeof(r), .src = (uintptr_t)addr,
+		.dst = (uintptr_t)snap, .len = len,
+	};
+
+	return ioctl(fd, COWSNAP_RELEASE, &r) ? refused(r.reason, r.fault_addr) : 0;
+}
+
+int cowsnap_diff(int fd, struct cowsnap_diff *d)
+{
+	d->size = sizeof(*d);
+	d->nr = 0;
+	d->next_offset = 0;
+	d->fault_addr = 0;
+	d->reason = COWSNAP_REASON_NONE;
+	return ioctl(fd, COWSNAP_DIFF, d) ? refused(d->reason, d->fault_addr) : 0;
+}
+
+void cowsnap_diff_begin(struct cowsnap_diff_iter *it, int fd, const void *a,
+			const void *b, size_t len)
+{
+	*it = (struct cowsnap_diff_iter){
+		.fd = fd, .a = (uintptr_t)a, .b = (uintptr_t)b, .len = len,
+	};
+}
+
+/* The next ranges from the device, behind those that have not been told. */
+static int fetch(struct cowsnap_diff_iter *it)
+{
+	struct cowsnap_diff d = {
+		.a = it->a, .b = it->b, .len = it->len,
+		.vec = (uintptr_t)it->vec, .vec_len = COWSNAP_DIFF_VEC,
+		.start_offset = it->offset,
+	};
+
+	if (cowsnap_diff(it->fd, &d))
+		return -1;
+	it->offset = d.next_offset;
+	it->nr = d.nr;
+	it->at = 0;
+	return 0;
+}
+
+int cowsnap_diff_next(struct cowsnap_diff_iter *it, struct cowsnap_range *r)
+{
+	int found = 0;
+
+	/* A range may go on where the device had no room to say so. */
+	for (;;) {
+		while (it->at == it->nr && (!it->begun || it->offset < it->len)) {
+			it->begun = 1;
+			if (fetch(it))
+				return -1;
+		}
+		if (it->at == it->nr ||
+		    (found && it->vec[it->at].start != r->end))
+			return found;
+		if (found)
+			r->end = it->vec[it->at].end;
+		else
+			*r = it->vec[it->at];
+		found = 1;
+		if (++it->at < it->nr)
+			return 1;
+	}
 }

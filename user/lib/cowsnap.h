@@ -95,6 +95,123 @@ void *cowsnap_snapshot_at(int fd, const void *addr, size_t len, void *dst,
 			  unsigned int flags);
 
 /**
+ * cowsnap_release - drop a snapshot and give its memory full write access back
+ * @fd:		from cowsnap_open()
+ * @addr:	start of the memory of which @snap is a snapshot
+ * @snap:	its snapshot, unmapped by this call
+ * @len:	length of both in bytes, a multiple of the page size
+ *
+ * Other than after munmap(2), writes to the memory take no page fault then,
+ * where nobody else shares it.
+ *
+ * Return: 0, or -1 with errno: EINVAL, ENOMEM for a hole in one of the ranges,
+ * EOPNOTSUPP for memory that cannot be a snapshot, EPERM when the snapshot is
+ * sealed. Nothing was unmapped then.
+ */
+int cowsnap_release(int fd, void *addr, void *snap, size_t len);
+
+/**
+ * cowsnap_refresh - make a snapshot anew, where it is
+ * @fd:		from cowsnap_open()
+ * @addr:	start of the memory of which @snap is a snapshot
+ * @snap:	what is to hold what the memory holds now
+ * @len:	length of both in bytes, a multiple of the page size
+ *
+ * Costs what has changed since the snapshot was made or refreshed, and a look at
+ * the page tables of the rest. What was written to @snap is lost.
+ *
+ * Return: 0, or -1 with errno as of cowsnap_sync().
+ */
+int cowsnap_refresh(int fd, const void *addr, void *snap, size_t len);
+
+/**
+ * cowsnap_rollback - take back all that was written since a snapshot
+ * @fd:		from cowsnap_open()
+ * @addr:	start of the memory of which @snap is a snapshot; it is to hold
+ *		what @snap holds. Pointers into it stay valid
+ * @snap:	the snapshot, which stays
+ * @len:	length of both in bytes, a multiple of the page size
+ *
+ * Return: 0, or -1 with errno as of cowsnap_sync().
+ */
+int cowsnap_rollback(int fd, void *addr, const void *snap, size_t len);
+
+/**
+ * cowsnap_sync - refresh or rollback, with every input and output of the ioctl
+ * @fd:	from cowsnap_open()
+ * @s:	in: from, to, len (bytes; the rest 0). The library fills in size and clears
+ *	the outputs. out: changed (base pages), and on failure reason and fault_addr
+ *
+ * Return: 0, or -1 with errno: EINVAL, ENOMEM for a hole or for want of memory,
+ * EOPNOTSUPP when one is no duplicate of the other any more, or memory that
+ * cannot be shared so; see <linux/cowsnap.h>.
+ */
+int cowsnap_sync(int fd, struct cowsnap_sync *s);
+
+/**
+ * cowsnap_unshare - end sharing over a range before anybody faults
+ * @fd:	from cowsnap_open()
+ * @u:	in: flags (COWSNAP_UNSHARE_*), addr, len (bytes), node; the rest 0. The
+ *	library fills in size and clears the outputs. out: copied, reused (base
+ *	pages; also after a failure), and on failure reason and fault_addr
+ *
+ * Return: 0, or -1 with errno: EINVAL, ENOMEM for a hole or for want of memory,
+ * EOPNOTSUPP; see <linux/cowsnap.h>. A call that failed may be made again.
+ */
+int cowsnap_unshare(int fd, struct cowsnap_unshare *u);
+
+/**
+ * cowsnap_diff - list where two ranges differ, as far as there is room
+ * @fd:	from cowsnap_open()
+ * @d:	in: a, b, len, start_offset (bytes), vec, vec_len; the rest 0. The library
+ *	fills in size and clears the outputs. out: nr, next_offset, and on failure
+ *	reason and fault_addr
+ *
+ * Return: 0, or -1 with errno: EINVAL, ENOMEM for a hole or for want of memory,
+ * EOPNOTSUPP, EFAULT when @d->vec cannot be written; see <linux/cowsnap.h>.
+ */
+int cowsnap_diff(int fd, struct cowsnap_diff *d);
+
+/* How many ranges an iterator asks for at a time. */
+#define COWSNAP_DIFF_VEC	64
+
+/* Over all differences of two ranges. The members are the library's. */
+struct cowsnap_diff_iter {
+	int fd;
+	int begun;
+	__u64 a;
+	__u64 b;
+	__u64 len;
+	__u64 offset;
+	__u64 nr;
+	__u64 at;
+	struct cowsnap_range vec[COWSNAP_DIFF_VEC];
+};
+
+/**
+ * cowsnap_diff_begin - begin to go through the differences of two ranges
+ * @it:		filled in; there is nothing to be freed afterwards
+ * @fd:		from cowsnap_open()
+ * @a:		start of a range, a multiple of the page size
+ * @b:		start of the other
+ * @len:	length of both in bytes, a multiple of the page size
+ */
+void cowsnap_diff_begin(struct cowsnap_diff_iter *it, int fd, const void *a,
+			const void *b, size_t len);
+
+/**
+ * cowsnap_diff_next - the next difference, in rising order
+ * @it:		from cowsnap_diff_begin()
+ * @r:		out: start and end of it in bytes from the start of the ranges, half
+ *		open, multiples of the page size; two of them never touch
+ *
+ * Pages listed may still have equal bytes; those left out have.
+ *
+ * Return: 1; 0 when there is none any more; -1 with errno as of cowsnap_diff().
+ */
+int cowsnap_diff_next(struct cowsnap_diff_iter *it, struct cowsnap_range *r);
+
+/**
  * cowsnap_reason - the sentence for an enum cowsnap_reason
  * @reason:	from the reason member of a request
  *
