@@ -43,9 +43,6 @@ struct cowsnap_op {
 	/* Pages that the first pass over the page tables left to the second. */
 	unsigned long left;
 
-	/* What the duplicate looked like when the lock was dropped. */
-	u32 dst_hash;
-
 	/* UNSHARE and DIFF only. */
 	u32 node;
 	struct cowsnap_range __user *vec;
@@ -86,6 +83,7 @@ static inline unsigned long cowsnap_file_pgoff(struct vm_area_struct *vma,
 				 COWSNAP_REMAP_READONLY |		\
 				 COWSNAP_REMAP_HOLES)
 
+<<<<<<< HEAD
 #define COWSNAP_UNSHARE_FLAGS	(COWSNAP_UNSHARE_REUSE | COWSNAP_UNSHARE_NODE)
 
 /* range.c */
@@ -106,6 +104,14 @@ int cowsnap_remap(struct cowsnap_op *op);
 void cowsnap_remap_undo(struct cowsnap_op *op);
 int cowsnap_check_seals(struct cowsnap_op *op);
 void cowsnap_unmap_complete(struct cowsnap_op *op, struct list_head *uf);
+=======
+/* main.c */
+int cowsnap_remap_answer(struct cowsnap_op *op);
+
+/* remap.c */
+int cowsnap_remap(struct cowsnap_op *op);
+int cowsnap_make_writable(struct cowsnap_op *op, unsigned long addr);
+>>>>>>> f0ef9a0 (module: the caller is told before the mmap lock is dropped)
 
 /* vma.c */
 unsigned long cowsnap_dst_vm_flags(const struct cowsnap_op *op,

@@ -45,14 +45,22 @@ union request {
 
 /*
  * @run is given what reading the request came to: it serves the request only
- * when that is 0, and sets every output. @undo is called after a success whose
- * outputs could not be stored.
+ * when that is 0, and sets every output.
  */
 struct command {
 	size_t size;		/* of the struct, as this module knows it */
 	size_t out;		/* offset of the first output */
 	int (*run)(union request *req, struct cowsnap_op *op, int err);
-	void (*undo)(struct cowsnap_op *op);
+};
+
+/* One ioctl(). */
+struct call {
+	const struct command *cmd;
+	char __user *arg;
+	size_t size;		/* as much of it as there is to answer into */
+	bool answered;		/* by cowsnap_remap_answer() */
+	union request req;
+	struct cowsnap_op op;
 };
 
 static void fill_query(struct cowsnap_query *query);
@@ -74,9 +82,19 @@ static int run_query(union request *req, struct cowsnap_op *op, int err)
 	return err;
 }
 
+static void fill_remap(struct cowsnap_remap *remap, const struct cowsnap_op *op,
+		       int err)
+{
+	remap->shared = err ? 0 : op->shared;
+	remap->copied = err ? 0 : op->copied;
+	remap->fault_addr = op->fault_addr;
+	remap->reason = op->reason;
+}
+
 static int run_remap(union request *req, struct cowsnap_op *op, int err)
 {
 	struct cowsnap_remap *remap = &req->remap;
+	u64 dst = remap->dst;
 
 	op->mm = current->mm;
 	op->flags = remap->flags;
@@ -87,12 +105,8 @@ static int run_remap(union request *req, struct cowsnap_op *op, int err)
 	op->no_answer = remap->size < offsetofend(struct cowsnap_remap, dst);
 	if (!err)
 		err = cowsnap_remap(op);
-	if (!err)
-		remap->dst = op->dst;
-	remap->shared = err ? 0 : op->shared;
-	remap->copied = err ? 0 : op->copied;
-	remap->fault_addr = op->fault_addr;
-	remap->reason = op->reason;
+	remap->dst = err ? dst : op->dst;
+	fill_remap(remap, op, err);
 	return err;
 }
 
@@ -186,7 +200,6 @@ static const struct command commands[] = {
 		.size = sizeof(struct cowsnap_remap),
 		.out = offsetof(struct cowsnap_remap, dst),
 		.run = run_remap,
-		.undo = cowsnap_remap_undo,
 	},
 	[_IOC_NR(COWSNAP_UNSHARE)] = {
 		.size = sizeof(struct cowsnap_unshare),
@@ -262,38 +275,74 @@ static int read_request(const struct command *cmd, void __user *arg,
 }
 
 /* Store the outputs, as many as the caller's struct has room for. */
-static int write_result(const struct command *cmd, void __user *arg,
-			const union request *req, size_t size)
+static int write_result(const struct call *call)
 {
-	if (size <= cmd->out)
+	size_t out = call->cmd->out;
+
+	if (call->size <= out)
 		return 0;
 	if (cowsnap_fault_once() ||
-	    copy_to_user(arg + cmd->out, (const char *)req + cmd->out,
-			 size - cmd->out))
+	    copy_to_user(call->arg + out, (const char *)&call->req + out,
+			 call->size - out))
 		return -EFAULT;
 	return 0;
 }
 
+/* How often what was faulted in may be gone again when it is stored to. */
+#define ANSWER_TRIES	10
+
+/**
+ * cowsnap_remap_answer - tell the caller of a duplicate before anybody has it
+ * @op: a REMAP that has succeeded; its struct has room for dst
+ *
+ * Context: the mmap lock is held for writing, as for all of the call: nobody can
+ * have changed the duplicate or made use of it, and the call can be undone as
+ * after any other failure. A copy that faults would take that lock, so faults
+ * are served here. They are rare: the memory was written to before the call, and
+ * is not ready only when it lies in the source or the destination, or when
+ * reclaim was fast.
+ * Return: 0 or -EFAULT.
+ */
+int cowsnap_remap_answer(struct cowsnap_op *op)
+{
+	struct call *call = container_of(op, struct call, op);
+	size_t out = call->cmd->out, len = call->size - out;
+	unsigned long start = (unsigned long)call->arg + out;
+	int tries;
+
+	mmap_assert_write_locked(op->mm);
+	call->req.remap.dst = op->dst;
+	fill_remap(&call->req.remap, op, 0);
+	for (tries = 0; tries < ANSWER_TRIES && !cowsnap_fault_once(); tries++) {
+		if (!copy_to_user_nofault(call->arg + out,
+					  (char *)&call->req + out, len)) {
+			call->answered = true;
+			return 0;
+		}
+		/* On one page or two. */
+		if (cowsnap_make_writable(op, start) ||
+		    cowsnap_make_writable(op, start + len - 1))
+			break;
+	}
+	return cowsnap_refuse(op, 0, COWSNAP_REASON_RESULT, -EFAULT);
+}
+
 static long serve(const struct command *cmd, void __user *arg)
 {
-	struct cowsnap_op op = {};
-	union request req = {};
-	size_t size;
-	int err = read_request(cmd, arg, &req, &size);
+	struct call call = { .cmd = cmd, .arg = arg };
+	int err = read_request(cmd, arg, &call.req, &call.size);
 
-	if (!size)
+	if (!call.size)
 		return err;
 	/* A result that has nowhere to go is found out before anything happens. */
-	if (write_result(cmd, arg, &req, size))
+	if (write_result(&call))
 		return -EFAULT;
 	if (err == -E2BIG)
-		cowsnap_refuse(&op, 0, COWSNAP_REASON_STRUCT_TAIL, err);
-	err = cmd->run(&req, &op, err);
-	if (!write_result(cmd, arg, &req, size))
-		return err;
-	if (!err && cmd->undo)
-		cmd->undo(&op);
-	return -EFAULT;
+		cowsnap_refuse(&call.op, 0, COWSNAP_REASON_STRUCT_TAIL, err);
+	err = cmd->run(&call.req, &call.op, err);
+	if (!call.answered && write_result(&call))
+		return -EFAULT;
+	return err;
 }
 
 static long cowsnap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)

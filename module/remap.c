@@ -10,12 +10,12 @@
  *	replace_dst	FIXED: from here on what stood there is gone
  *	reserve_dst	one empty vma for each vma of the source (vma.c)
  *	cowsnap_share	fill their page tables (share.c)
+ *	cowsnap_remap_answer	tell the caller where it is (main.c)
+ *	nohuge_commit	see large.c
  *
  * Everything under one hold of the mmap lock, for writing. All that fails after
  * replace_dst is undone by unmapping the duplicate.
  */
-#include <linux/jhash.h>
-
 #include "compat.h"
 #include "cowsnap.h"
 #include "hugetlb.h"
@@ -326,21 +326,35 @@ static void unmap_dst(struct cowsnap_op *op)
 	WARN_ON_ONCE(err && !fatal_signal_pending(current));
 }
 
-/* Tells one set of mappings in [dst, dst + len) from another. */
-static u32 hash_dst(struct cowsnap_op *op)
+/**
+ * cowsnap_make_writable - make memory of the caller writable, if that is possible
+ * @op: the request, after cowsnap_share() has succeeded
+ * @addr: the address
+ *
+ * For a store under the mmap lock, held for writing. No fault may drop it, so
+ * what only another thread can bring in, as with userfaultfd, fails.
+ *
+ * Return: 0, or an error.
+ */
+int cowsnap_make_writable(struct cowsnap_op *op, unsigned long addr)
 {
-	VMA_ITERATOR(vmi, op->mm, op->dst);
 	struct vm_area_struct *vma;
-	u32 hash = 0;
+	unsigned long flags;
+	int err;
 
-	for_each_vma_range(vmi, vma, op_dst_end(op)) {
-		unsigned long key[] = { vma->vm_start, vma->vm_end,
-					vma->vm_pgoff,
-					(unsigned long)vma->anon_vma };
-
-		hash = jhash(key, sizeof(key), hash);
-	}
-	return hash;
+	mmap_assert_write_locked(op->mm);
+	addr = untagged_addr(addr);
+	vma = vma_lookup(op->mm, addr);
+	if (!vma)
+		return -EFAULT;
+	flags = vma->vm_flags;
+	/* Only nohuge_commit() keeps the source from being read in as large folios. */
+	if (op->src <= addr && addr < op_src_end(op))
+		cowsnap_set_vm_flags(vma, cowsnap_nohuge_flags(flags));
+	err = fixup_user_fault(op->mm, addr, FAULT_FLAG_WRITE, NULL);
+	if (op->src <= addr && addr < op_src_end(op))
+		cowsnap_set_vm_flags(vma, flags);
+	return err;
 }
 
 void cowsnap_unmap_complete(struct cowsnap_op *op, struct list_head *uf)
@@ -370,11 +384,12 @@ static int duplicate(struct cowsnap_op *op, struct list_head *uf)
 	err = reserve_dst(op);
 	if (!err)
 		err = cowsnap_share(op);
+	if (!err)
+		err = cowsnap_remap_answer(op);
 	if (err) {
 		unmap_dst(op);
 		goto out_join;
 	}
-	op->dst_hash = hash_dst(op);
 	cowsnap_nohuge_commit(op);
 	goto out_uncharge;
 out_join:
@@ -404,19 +419,4 @@ int cowsnap_remap(struct cowsnap_op *op)
 	mmap_write_unlock(op->mm);
 	cowsnap_unmap_complete(op, &uf);
 	return err;
-}
-
-/**
- * cowsnap_remap_undo - unmap a duplicate whose address could not be told
- * @op: a request that cowsnap_remap() has just served
- *
- * The lock was dropped meanwhile, and another thread may have changed what is
- * mapped there: that is then its own business and stays.
- */
-void cowsnap_remap_undo(struct cowsnap_op *op)
-{
-	mmap_write_lock(op->mm);
-	if (hash_dst(op) == op->dst_hash)
-		unmap_dst(op);
-	mmap_write_unlock(op->mm);
 }

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
+#include "hugepool.h"
 #include "request.h"
 
 REQUEST_FIXTURE(argument)
@@ -106,6 +107,59 @@ TEST_F(argument, argument_replaced_by_read_only_memory_is_efault_and_undone)
 	}
 }
 
+/* The same where nothing is afterwards, found out when half is stored. */
+TEST_F(argument, argument_that_ends_in_a_replaced_hole_is_efault_and_undone)
+{
+	char *src = mem_map_alone(PAGES(4)), *dst = mem_map_alone(PAGES(4));
+	struct cowsnap_remap *r;
+
+	ASSERT_NE(NULL, src);
+	ASSERT_NE(NULL, dst);
+	mem_fill(src, PAGES(4), 1);
+	ASSERT_EQ(0, munmap(src + PAGES(2), MEM_PAGE));
+	/* The hole begins between dst and shared. */
+	r = (void *)(dst + PAGES(2) - offsetof(struct cowsnap_remap, shared));
+	*r = self->r;
+	r->src = U64(src);
+	r->dst = U64(dst);
+	r->flags = COWSNAP_REMAP_FIXED | COWSNAP_REMAP_HOLES;
+	EXPECT_EQ(-EFAULT, call(self->fd, COWSNAP_REMAP, r));
+	EXPECT_TRUE(mem_is_free(dst, PAGES(4)));
+	EXPECT_TRUE(mem_check(src, PAGES(2), 1));
+}
+
+/* The source, too, is as before, also where a success would change its advice. */
+TEST_F(argument, efault_after_sharing_leaves_huge_pages_to_the_source)
+{
+	char *src = mem_map_huge(3 * MEM_HUGE), *dst = mem_map_alone(MEM_HUGE);
+	struct cowsnap_remap *r = (void *)dst;
+	struct mem_counters before, after;
+	uint64_t maps;
+
+	if (!src)
+		SKIP(return, "no huge pages");
+	ASSERT_NE(NULL, dst);
+	mem_fill(src, 3 * MEM_HUGE, 2);
+	*r = self->r;
+	r->src = U64(src + MEM_HUGE);
+	r->dst = U64(dst);
+	r->len = MEM_HUGE;
+	r->flags = COWSNAP_REMAP_FIXED | COWSNAP_REMAP_READONLY;
+	mem_counters(&before);
+	maps = mem_maps_hash();
+	ASSERT_EQ(-EFAULT, call(self->fd, COWSNAP_REMAP, r));
+	ASSERT_TRUE(mem_is_free(dst, MEM_HUGE));
+	ASSERT_EQ(dst, mmap(dst, MEM_HUGE, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+	EXPECT_EQ(maps, mem_maps_hash());
+	mem_counters(&after);
+	EXPECT_EQ(before.maps, after.maps);
+	EXPECT_EQ(before.locked, after.locked);
+	EXPECT_TRUE(mem_smaps_flag(src + MEM_HUGE, "hg"));
+	EXPECT_TRUE(mem_check(src, 3 * MEM_HUGE, 2));
+	munmap(src, 3 * MEM_HUGE);
+}
+
 /* Not forbidden: the result is stored in the duplicate then, not the source. */
 TEST_F(argument, argument_replaced_by_writable_memory_gets_the_result)
 {
@@ -125,21 +179,93 @@ TEST_F(argument, argument_replaced_by_writable_memory_gets_the_result)
 	EXPECT_TRUE(mem_check(self->src, self->len, 1));
 }
 
-/* The instant of the duplicate lies before its result is known. */
-TEST_F(argument, argument_in_the_source_is_duplicated_as_it_was)
+/* Memory of each kind, not written to, in whole huge pages where it has them. */
+static char *map_file(size_t len)
 {
-	char *src = mem_map_alone(self->len);
-	struct cowsnap_remap *r = (void *)(src + MEM_PAGE), was, *copy;
+	int fd = memfd_create("argument_test", MFD_CLOEXEC);
+	char *p = MAP_FAILED;
 
-	ASSERT_NE(NULL, src);
-	*r = self->r;
-	r->src = U64(src);
-	r->shared = 0x1234;
+	if (fd >= 0 && !ftruncate(fd, len))
+		p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+	close(fd);
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static char *map_hugetlb(size_t len)
+{
+	char *p = map_pages(MEM_HUGE, len / MEM_HUGE, MAP_NORESERVE);
+
+	/* One page for the memory, one for when the argument is written. */
+	return pool_set(MEM_HUGE, 2) ? p : NULL;
+}
+
+FIXTURE(argument_in) {
+	int fd;
+	char *src;
+};
+
+FIXTURE_VARIANT(argument_in) {
+	void *(*map)(size_t len);
+	char *(*map_char)(size_t len);
+	size_t len;
+	bool needs;
+};
+
+FIXTURE_VARIANT_ADD(argument_in, base_pages) {
+	.map = mem_map_alone, .len = PAGES(4),
+};
+FIXTURE_VARIANT_ADD(argument_in, a_huge_page) {
+	.map = mem_map_huge, .len = MEM_HUGE, .needs = true,
+};
+FIXTURE_VARIANT_ADD(argument_in, a_file) {
+	.map_char = map_file, .len = PAGES(4),
+};
+FIXTURE_VARIANT_ADD(argument_in, hugetlb) {
+	.map_char = map_hugetlb, .len = MEM_HUGE, .needs = true,
+};
+
+FIXTURE_SETUP(argument_in)
+{
+	self->fd = mem_open();
+	ASSERT_LE(0, self->fd);
+	self->src = variant->map ? variant->map(variant->len) :
+				   variant->map_char(variant->len);
+	if (!self->src && variant->needs)
+		SKIP(return, "no memory of that kind here");
+	ASSERT_NE(NULL, self->src);
+}
+
+FIXTURE_TEARDOWN(argument_in)
+{
+	if (variant->map_char == map_hugetlb)
+		pool_set(MEM_HUGE, 0);
+	close(self->fd);
+}
+
+/*
+ * The call has just taken from the source the right to write that its answer
+ * needs. The instant of the duplicate lies before the answer is known.
+ */
+TEST_F(argument_in, the_source_is_answered_and_duplicated_as_it_was)
+{
+	struct cowsnap_remap was, *copy, *r;
+
+	/* On two pages. */
+	r = (void *)(self->src + PAGES(2) -
+		     offsetof(struct cowsnap_remap, shared));
+	*r = (struct cowsnap_remap) {
+		.size = sizeof(*r), .src = U64(self->src), .len = variant->len,
+		.shared = 0x1234, .copied = 0x5678,
+	};
 	was = *r;
 	ASSERT_EQ(0, call(self->fd, COWSNAP_REMAP, r));
-	EXPECT_EQ(1, r->shared);
-	copy = (void *)(r->dst + MEM_PAGE);
+	EXPECT_LT(0, r->shared);
+	EXPECT_EQ(0, r->copied);
+	EXPECT_EQ(0, r->reason);
+	copy = (void *)((char *)r + (r->dst - r->src));
 	EXPECT_EQ(0, memcmp(copy, &was, sizeof(was)));
+	ASSERT_EQ(0, munmap((void *)(uintptr_t)r->dst, variant->len));
+	munmap(self->src, variant->len);
 }
 
 TEST_F(argument, duplicate_outlives_the_descriptor)

@@ -217,27 +217,14 @@ static bool reason_is_sound(int err, const struct cowsnap_remap *r)
 		       r->reason == COWSNAP_REASON_HUGETLB_POOL;
 	case -EINTR:
 		return r->reason == COWSNAP_REASON_SIGNAL;
-	case -EFAULT:	/* and there was no way to say why */
-		return !r->reason;
+	case -EFAULT:	/* and there may have been no way to say why */
+		return !r->reason || r->reason == COWSNAP_REASON_RESULT;
 	case -EINVAL:	/* an address that the kernel does not give */
 		return r->reason == COWSNAP_REASON_OVERFLOW;
 	case -EOPNOTSUPP:
 		return r->reason == COWSNAP_REASON_POISON;
 	}
 	return false;
-}
-
-/*
- * The call was undone after the lock had been dropped: its source stays without
- * huge pages, and so maybe a mapping of its own, see cowsnap.h.
- */
-static void follow_mappings(struct state *st)
-{
-	struct state now;
-
-	take_state(&now);
-	st->maps = now.maps;
-	st->counters.maps = now.counters.maps;
 }
 
 static bool failure_is_sound(struct scene *s, struct state *st, int err,
@@ -254,9 +241,17 @@ static bool failure_is_sound(struct scene *s, struct state *st, int err,
 				(unsigned long long)r->copied);
 	if (!destination_is_sound(s) || !furnish(s) || !source_is_sound(s))
 		return false;
-	if (err == -EFAULT && s->loses_huge)
-		follow_mappings(st);
 	return state_is(s, st);
+}
+
+/* A source that has lost huge pages may be a mapping of its own, see cowsnap.h. */
+static void follow_mappings(struct state *st)
+{
+	struct state now;
+
+	take_state(&now);
+	st->maps = now.maps;
+	st->counters.maps = now.counters.maps;
 }
 
 /* Look at the duplicate and drop it. Of swapped pages the content comes last. */
@@ -277,6 +272,8 @@ static bool success_is_sound(struct scene *s, struct state *st,
 		return complain("munmap: %s", strerror(errno));
 	if (s->content == SWAPPED && last)
 		return content_is(s, s->src);
+	if (s->loses_huge)
+		follow_mappings(st);
 	return state_is(s, st) && source_is_sound(s);
 }
 

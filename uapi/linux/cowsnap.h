@@ -219,12 +219,11 @@ struct cowsnap_query {
  * huge page of any size may be mapped by both sides there. Those of the source
  * are split, and the pages count as shared; of one that cannot be split, since
  * it is pinned, the pages are copied. Source and duplicate are as after
- * MADV_NOHUGEPAGE, the source also when the call fails with EFAULT since its
- * result cannot be stored. Pages that a child or the parent has, too, whose
- * mapping may have huge pages, are copied; this ends with the child, and does
- * not befall children forked after the first duplicate. On such a kernel the
- * caller MUST NOT call MADV_HUGEPAGE on either side, here or in a child, while
- * they share pages: with huge pages smaller than a PMD enabled and swap on zram, swapped
+ * MADV_NOHUGEPAGE. Pages that a child or the parent has, too, whose mapping may
+ * have huge pages, are copied; this ends with the child, and does not befall
+ * children forked after the first duplicate. On such a kernel the caller MUST
+ * NOT call MADV_HUGEPAGE on either side, here or in a child, while they share
+ * pages: with huge pages smaller than a PMD enabled and swap on zram, swapped
  * out pages would come back as one huge page to both, and stores to one side
  * appear on the other.
  *
