@@ -484,4 +484,60 @@ TEST_F(pin_huge, huge_page_is_shared_again_when_the_pin_is_gone)
 	EXPECT_TRUE(mem_check((void *)(uintptr_t)r.dst, 2 * MEM_HUGE, SEED));
 }
 
+/*
+ * For a huge page that is to be shared whole a page table is set aside; of one
+ * that turns out to be pinned it is given back. If this fails, each such page
+ * costs the machine one for ever.
+ */
+#define MANY	24
+#define ROUNDS	4
+
+static bool duplicate_pinned(struct uring *ring, int fd, char *src)
+{
+	struct iovec iov[MANY];
+	struct cowsnap_remap r;
+	int i;
+
+	for (i = 0; i < MANY; i++)
+		iov[i] = (struct iovec){ src + i * MEM_HUGE, MEM_PAGE };
+	return !uring_pinv(ring, iov, MANY) &&
+	       !mem_remap(fd, src, MANY * MEM_HUGE, NULL, 0, &r) &&
+	       r.copied == MANY * HUGE_PAGES &&
+	       !munmap((void *)(uintptr_t)r.dst, MANY * MEM_HUGE) &&
+	       !uring_unpin(ring);
+}
+
+/* Of the whole machine: nobody else works on it. */
+static long page_tables(void)
+{
+	mem_write("/proc/sys/vm/stat_refresh", "1");
+	return mem_vmstat("nr_page_table_pages");
+}
+
+TEST_F_TIMEOUT(pin_huge, page_tables_that_pinned_pages_do_not_need_go_back, 120)
+{
+	long before = 0;
+	double end;
+	char *src;
+	int i;
+
+	if (variant->shift)
+		SKIP(return, "nothing is to be shared whole");
+	ASSERT_EQ(0, uring_unpin(&self->ring));
+	/* The first time is for what stays, once. */
+	for (i = 0; i <= ROUNDS; i++) {
+		src = mem_map_huge(MANY * MEM_HUGE);
+		ASSERT_NE(NULL, src);
+		ASSERT_TRUE(duplicate_pinned(&self->ring, self->fd, src));
+		ASSERT_EQ(0, munmap(src, MANY * MEM_HUGE));
+		if (!i)
+			before = page_tables();
+	}
+	/* Some are freed after a grace period. */
+	for (end = seconds() + 5; seconds() < end; usleep(10000))
+		if (page_tables() < before + MANY)
+			break;
+	EXPECT_GT(before + MANY, page_tables());
+}
+
 TEST_HARNESS_MAIN
