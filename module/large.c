@@ -126,7 +126,7 @@ static int split_locked(struct folio *folio)
 		return -EINTR;
 	/* Reclaim may have been first. */
 	if (folio_test_large(folio))
-		err = ksym(split_folio_to_list)(folio, NULL);
+		err = ksym_or(-EAGAIN, split_folio_to_list, folio, NULL);
 	folio_unlock(folio);
 	return err;
 }
@@ -188,9 +188,13 @@ static int cut_vma(struct cowsnap_op *op, unsigned long addr)
 	/* No mapping has both: this one is not merged with a neighbour. */
 	unsigned long flags = vma->vm_flags | VM_HUGEPAGE | VM_NOHUGEPAGE;
 
-	vma = cowsnap_vma_modify_flags(vma, max(op->src, vma->vm_start),
-				       min(op->src + op->len, vma->vm_end),
-				       &flags);
+	if (cowsnap_fault())
+		vma = ERR_PTR(-ENOMEM);
+	else
+		vma = cowsnap_vma_modify_flags(vma,
+					       max(op->src, vma->vm_start),
+					       min(op->src + op->len, vma->vm_end),
+					       &flags);
 	if (IS_ERR(vma))
 		return cowsnap_refuse(op, addr, COWSNAP_REASON_NO_MEMORY,
 				      -ENOMEM);
@@ -261,7 +265,8 @@ void cowsnap_nohuge_commit(struct cowsnap_op *op)
 			continue;
 		flags = cowsnap_nohuge_flags(vma->vm_flags);
 		/* Merged if that is possible, or a mapping of its own. */
-		merged = cowsnap_vma_modify_flags(vma, vma->vm_start,
+		merged = cowsnap_fault() ? ERR_PTR(-ENOMEM) :
+			 cowsnap_vma_modify_flags(vma, vma->vm_start,
 						  vma->vm_end, &flags);
 		if (!IS_ERR(merged))
 			vma = merged;
