@@ -189,6 +189,13 @@ struct cowsnap_query {
  * mapping carry over; mlock(2), userfaultfd(2) registration, mseal(2) and
  * MAP_GROWSDOWN do not. MADV_DONTFORK memory is duplicated and keeps the mark.
  * Pages that MADV_FREE has marked are kept from then on, on both sides.
+ * Splitting the mapping of a huge page leaves that page of the source soft-dirty:
+ * a tracker is told too much, never too little.
+ *
+ * MADV_MERGEABLE carries over, too. A page that both sides share and that KSM
+ * merges later is found by reclaim and migration on one side only, until the
+ * other is written or KSM has come by there: it stays where it is for that time,
+ * which costs memory, not contents.
  *
  * Without FIXED or FIXED_NOREPLACE a free hint in @dst is taken as it is;
  * otherwise the kernel chooses an address congruent to @src modulo the size of
