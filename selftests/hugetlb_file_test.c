@@ -179,7 +179,7 @@ FIXTURE_TEARDOWN(gigantic)
 	close(self->fd);
 }
 
-TEST_F_TIMEOUT(gigantic, is_shared_or_copied_and_counted, 200)
+TEST_F_TIMEOUT(gigantic, is_shared_or_copied_and_counted, 800)
 {
 	bool copied = !variant->flags &&
 		      !(kinds(self->fd) & COWSNAP_KIND_HUGETLB_RESERVED);
