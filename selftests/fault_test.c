@@ -10,7 +10,7 @@
 #include <dirent.h>
 #include <sys/wait.h>
 
-#include "fault_scenes.h"
+#include "fault_ops.h"
 #include <kselftest_harness.h>
 
 FIXTURE(fault) {
@@ -215,6 +215,96 @@ TEST_F_TIMEOUT(fault, each_failing_allocation_is_undone, 300)
 	TH_LOG("%d allocations can fail, of which %d are got over", out.steps,
 	       out.recovered);
 	EXPECT_LT(0, out.steps);
+}
+
+/* The commands that work on a duplicate */
+
+FIXTURE(fault_op) {
+	int fd;
+};
+
+FIXTURE_VARIANT(fault_op) {
+	unsigned long cmd;
+	unsigned int flags;
+	bool (*make)(struct pair *p, int fd);
+};
+
+#define FAULT_OP(cmd_, name, make_, flags_)				\
+FIXTURE_VARIANT_ADD(fault_op, name) {					\
+	.cmd = COWSNAP_ ## cmd_, .flags = (flags_), .make = (make_),	\
+}
+
+FAULT_OP(UNSHARE, unshare_plain, pair_plain, 0);
+FAULT_OP(UNSHARE, unshare_reuse, pair_plain, COWSNAP_UNSHARE_REUSE);
+FAULT_OP(UNSHARE, unshare_to_node, pair_plain, COWSNAP_UNSHARE_NODE);
+FAULT_OP(UNSHARE, unshare_swapped, pair_swapped, 0);
+FAULT_OP(UNSHARE, unshare_huge, pair_huge, 0);
+FAULT_OP(UNSHARE, unshare_pinned, pair_pinned, 0);
+FAULT_OP(UNSHARE, unshare_merged, pair_merged, 0);
+FAULT_OP(UNSHARE, unshare_file, pair_file, 0);
+FAULT_OP(UNSHARE, unshare_hugetlb, pair_hugetlb, 0);
+FAULT_OP(UNSHARE, unshare_busy, pair_busy, 0);
+FAULT_OP(SYNC, sync_plain, pair_plain, 0);
+FAULT_OP(SYNC, sync_large, pair_large, 0);
+FAULT_OP(SYNC, sync_swapped, pair_swapped, 0);
+FAULT_OP(SYNC, sync_huge, pair_huge, 0);
+FAULT_OP(SYNC, sync_pinned, pair_pinned, 0);
+FAULT_OP(SYNC, sync_merged, pair_merged, 0);
+FAULT_OP(SYNC, sync_file, pair_file, 0);
+FAULT_OP(DIFF, diff_plain, pair_plain, 0);
+FAULT_OP(DIFF, diff_huge, pair_huge, 0);
+FAULT_OP(DIFF, diff_hugetlb, pair_hugetlb, 0);
+FAULT_OP(RELEASE, release_plain, pair_plain, 0);
+FAULT_OP(RELEASE, release_swapped, pair_swapped, 0);
+FAULT_OP(RELEASE, release_huge, pair_huge, 0);
+FAULT_OP(RELEASE, release_pinned, pair_pinned, 0);
+FAULT_OP(RELEASE, release_file, pair_file, 0);
+FAULT_OP(RELEASE, release_hugetlb, pair_hugetlb, 0);
+
+FIXTURE_SETUP(fault_op)
+{
+	self->fd = mem_open();
+	ASSERT_LE(0, self->fd);
+}
+
+FIXTURE_TEARDOWN(fault_op)
+{
+	arm_module(0);
+	if (variant->make == pair_merged)
+		ksm_stop();
+	if (variant->make == pair_hugetlb)
+		mem_write(POOL_SIZE, "0");
+	close(self->fd);
+}
+
+/* If this fails, a machine short of memory loses data of both sides. */
+TEST_F_TIMEOUT(fault_op, each_failing_step_can_be_tried_again, 300)
+{
+	struct op_sweep w = {
+		.fd = self->fd, .cmd = variant->cmd, .flags = variant->flags,
+		.make = variant->make, .by = &module_injector,
+	};
+	int *steps = mmap(NULL, MEM_PAGE, PROT_READ | PROT_WRITE,
+			  MAP_SHARED | MAP_ANONYMOUS, -1, 0), status = -1;
+	pid_t pid;
+
+	if (access(FAIL_NTH, W_OK))
+		SKIP(return, "the module was built without fault injection");
+	ASSERT_NE(MAP_FAILED, steps);
+	pid = fork();
+	if (!pid) {
+		status = op_sweep_all(&w);
+		steps[0] = w.steps;
+		steps[1] = w.recovered;
+		_exit(status);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	if (status == 2 << 8)
+		SKIP(return, "no memory of that kind here");
+	EXPECT_EQ(0, status);
+	/* The room for the answer, memory, the lock, the answer. */
+	EXPECT_LE(4, steps[0]);
+	TH_LOG("%d steps can fail, of which %d are got over", steps[0], steps[1]);
 }
 
 /* The fault points that the module announces */
