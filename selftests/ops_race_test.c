@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Other threads during UNSHARE, SYNC and RELEASE: what they have in their TLBs,
+ * what they store, what they unmap; and a kill.
+ */
+#include <setjmp.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+#include "counters.h"
+#undef PAGES
+#include "ops.h"
+
+/* A thread that reads one word all the time, from a CPU of its own. */
+struct reader {
+	pthread_t thread;
+	volatile uint64_t *at;
+	_Atomic uint64_t seen;
+	_Atomic bool reading, faulted;
+};
+
+static sigjmp_buf segv_env;
+static pthread_t segv_thread;
+
+static void on_segv(int sig)
+{
+	if (pthread_equal(pthread_self(), segv_thread))
+		siglongjmp(segv_env, sig);
+	_exit(99);
+}
+
+static void *read_on(void *arg)
+{
+	struct reader *r = arg;
+
+	on_cpu(1);
+	segv_thread = pthread_self();
+	if (sigsetjmp(segv_env, 1)) {
+		r->faulted = true;
+		return NULL;
+	}
+	while (!stop) {
+		r->seen = *r->at;
+		r->reading = true;
+	}
+	return NULL;
+}
+
+static bool start_reader(struct reader *r, void *at)
+{
+	r->at = at;
+	r->reading = false;
+	r->faulted = false;
+	stop = false;
+	on_cpu(0);
+	return !pthread_create(&r->thread, NULL, read_on, r);
+}
+
+static bool comes_to_see(struct reader *r, uint64_t value)
+{
+	double end = seconds() + 3;
+
+	while (r->seen != value && seconds() < end)
+		usleep(100);
+	return r->seen == value;
+}
+
+#define ROUNDS	20
+#define NR	8UL
+#define LEN	PAGES(NR)
+
+FIXTURE(tlb)
+{
+	int fd;
+	char *src;
+	char *dup;
+	struct reader reader;
+};
+
+FIXTURE_VARIANT(tlb)
+{
+	bool huge;
+};
+
+FIXTURE_VARIANT_ADD(tlb, small) { .huge = false };
+FIXTURE_VARIANT_ADD(tlb, huge) { .huge = true };
+
+FIXTURE_SETUP(tlb)
+{
+	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
+		SKIP(return, "one CPU");
+	self->fd = mem_open();
+	ASSERT_LE(0, self->fd);
+	self->src = variant->huge ? mem_map_huge(MEM_HUGE) : mem_map_alone(MEM_HUGE);
+	if (!self->src && variant->huge)
+		SKIP(return, "no huge pages");
+	ASSERT_NE(NULL, self->src);
+	mem_fill(self->src, MEM_HUGE, 1);
+}
+
+FIXTURE_TEARDOWN(tlb)
+{
+	stop = true;
+	close(self->fd);
+}
+
+/* Nobody goes on reading the page that was shared. */
+TEST_F(tlb, after_unshare_others_read_the_copy)
+{
+	uint64_t *word = (uint64_t *)(self->src + 64);
+	struct cowsnap_unshare u;
+	uint64_t i;
+
+	*word = 1;
+	ASSERT_TRUE(start_reader(&self->reader, word));
+	for (i = 2; i < ROUNDS; i++) {
+		self->dup = mem_dup(self->fd, self->src, MEM_HUGE);
+		ASSERT_NE(NULL, self->dup);
+		/* It has the shared page, and reads on through its TLB. */
+		self->reader.reading = false;
+		while (!self->reader.reading)
+			;
+		ASSERT_EQ(0, op_unshare(self->fd, self->src, MEM_HUGE, 0, &u));
+		EXPECT_LE(1, u.copied);
+		*(volatile uint64_t *)word = i;
+		ASSERT_TRUE(comes_to_see(&self->reader, i))
+			TH_LOG("round %lu: it sees %lu", i, self->reader.seen);
+		munmap(self->dup, MEM_HUGE);
+	}
+	stop = true;
+	pthread_join(self->reader.thread, NULL);
+}
+
+/* Nor the page that was replaced, which somebody else may have by now. */
+TEST_F(tlb, after_sync_others_read_what_was_taken_over)
+{
+	uint64_t *word = (uint64_t *)(self->src + 64);
+	struct cowsnap_sync s;
+	uint64_t i;
+
+	*word = 1;
+	self->dup = mem_dup(self->fd, self->src, MEM_HUGE);
+	ASSERT_NE(NULL, self->dup);
+	ASSERT_TRUE(start_reader(&self->reader, self->dup + 64));
+	for (i = 2; i < ROUNDS; i++) {
+		self->reader.reading = false;
+		while (!self->reader.reading)
+			;
+		*(volatile uint64_t *)word = i;
+		ASSERT_EQ(0, op_sync(self->fd, self->src, self->dup, MEM_HUGE, &s));
+		EXPECT_LE(1, s.changed);
+		ASSERT_TRUE(comes_to_see(&self->reader, i))
+			TH_LOG("round %lu: it sees %lu", i, self->reader.seen);
+	}
+	stop = true;
+	pthread_join(self->reader.thread, NULL);
+}
+
+/* Also where the zero page was read. */
+TEST_F(tlb, after_sync_nobody_reads_the_zero_page)
+{
+	uint64_t *word = (uint64_t *)(self->src + 64), i;
+	struct cowsnap_sync s;
+
+	self->dup = mem_dup(self->fd, self->src, MEM_HUGE);
+	ASSERT_NE(NULL, self->dup);
+	for (i = 2; i < ROUNDS; i++) {
+		ASSERT_EQ(0, madvise(self->dup, MEM_HUGE, MADV_DONTNEED));
+		*(volatile uint64_t *)word = i;
+		ASSERT_TRUE(start_reader(&self->reader, self->dup + 64));
+		while (!self->reader.reading)
+			;
+		EXPECT_EQ(0, self->reader.seen);
+		ASSERT_EQ(0, op_sync(self->fd, self->src, self->dup, MEM_HUGE, &s));
+		ASSERT_TRUE(comes_to_see(&self->reader, i))
+			TH_LOG("round %lu: it sees %lu", i, self->reader.seen);
+		stop = true;
+		pthread_join(self->reader.thread, NULL);
+	}
+}
+
+/* The duplicate's neighbours stay, and so do page tables: only a flush helps. */
+TEST_F(tlb, after_release_nobody_reads_the_duplicate)
+{
+	char *place = mem_map_offset(MEM_HUGE, MEM_HUGE, 0);
+	struct sigaction act = { .sa_handler = on_segv };
+	struct cowsnap_release r;
+	struct cowsnap_remap q;
+	double end;
+	int i;
+
+	if (variant->huge)
+		return;
+	ASSERT_NE(NULL, place);
+	sigaction(SIGSEGV, &act, NULL);
+	mem_fill(place, MEM_HUGE, 2);
+	for (i = 0; i < ROUNDS / 4; i++) {
+		munmap(place + PAGES(100), LEN);
+		ASSERT_EQ(0, mem_remap(self->fd, self->src, LEN, place + PAGES(100),
+				       COWSNAP_REMAP_FIXED_NOREPLACE, &q));
+		ASSERT_TRUE(start_reader(&self->reader, place + PAGES(100) + 64));
+		while (!self->reader.reading)
+			;
+		ASSERT_EQ(0, op_release(self->fd, self->src, place + PAGES(100),
+					LEN, &r));
+		mem_fill(self->src, LEN, 3 + i);
+		for (end = seconds() + 3; !self->reader.faulted && seconds() < end;)
+			usleep(100);
+		ASSERT_TRUE(self->reader.faulted);
+		pthread_join(self->reader.thread, NULL);
+	}
+	signal(SIGSEGV, SIG_DFL);
+}
+
+/* Stores of other threads */
+
+#define WRITERS	2
+
+FIXTURE(stores)
+{
+	int fd;
+	struct counters c;
+	struct writer writers[WRITERS];
+};
+
+FIXTURE_VARIANT(stores)
+{
+	enum style style;
+};
+
+FIXTURE_VARIANT_ADD(stores, by_cpus) { .style = STORE };
+FIXTURE_VARIANT_ADD(stores, by_the_kernel) { .style = READ_PIPE };
+FIXTURE_VARIANT_ADD(stores, through_pins) { .style = WRITEV_SELF };
+
+FIXTURE_SETUP(stores)
+{
+	self->fd = mem_open();
+	ASSERT_LE(0, self->fd);
+	self->c.len = RANGE;
+	self->c.base = mem_map_offset(RANGE, MEM_HUGE, 0);
+	ASSERT_NE(NULL, self->c.base);
+	place_counters(&self->c, 64, SHUFFLED);
+	mem_fill(self->c.base, RANGE, FILL_SEED);
+}
+
+FIXTURE_TEARDOWN(stores)
+{
+	close(self->fd);
+}
+
+static void *trouble(void *arg)
+{
+	char *p = arg;
+	size_t i = 0;
+
+	/* Neighbours of the range come and go: it is cut and merged. */
+	while (!stop) {
+		munmap(mmap(NULL, MEM_PAGE, PROT_NONE, MAP_PRIVATE |
+			    MAP_ANONYMOUS, -1, 0), MEM_PAGE);
+		madvise(p + PAGES(i % 900), PAGES(8),
+			i & 1 ? MADV_DODUMP : MADV_DONTDUMP);
+		i += 37;
+	}
+	return NULL;
+}
+
+/* Writers check that each store of theirs is still there. */
+TEST_F_TIMEOUT(stores, none_is_lost_or_seen_elsewhere, 200)
+{
+	uint64_t saved[WRITERS][MAX_SLOTS], min[WRITERS];
+	pthread_t troubler;
+	struct cowsnap_unshare u;
+	struct cowsnap_release r;
+	double end = seconds() + 5;
+	int w, err = 0, rounds = 0;
+	bool good = true;
+	char *dup;
+
+	ASSERT_TRUE(start_writers(self->writers, WRITERS, &self->c,
+				  variant->style));
+	ASSERT_EQ(0, pthread_create(&troubler, NULL, trouble, self->c.base));
+	while (seconds() < end && !stop && good && !err) {
+		for (w = 0; w < WRITERS; w++)
+			min[w] = *counter(&self->c, self->c.base, self->c.nr - 1, w);
+		dup = mem_dup(self->fd, self->c.base, RANGE);
+		if (!dup)
+			break;
+		for (w = 0; w < WRITERS && good; w++)
+			good = one_instant(&self->c, dup, w, min[w],
+					   *counter(&self->c, self->c.base, 0, w),
+					   saved[w]);
+		err = op_unshare(self->fd, self->c.base, RANGE,
+				 rounds & 1 ? COWSNAP_UNSHARE_REUSE : 0, &u);
+		for (w = 0; w < WRITERS && good; w++)
+			good = same_as_before(&self->c, dup, w, saved[w]);
+		if (!err)
+			err = op_release(self->fd, self->c.base, dup, RANGE, &r);
+		rounds++;
+	}
+	EXPECT_FALSE(stop);
+	stop_writers(self->writers, WRITERS);
+	pthread_join(troubler, NULL);
+	EXPECT_EQ(0, err);
+	EXPECT_TRUE(good)
+		TH_LOG("%s", problem);
+	EXPECT_LT(2, rounds);
+	TH_LOG("%d rounds%s%s", rounds, problem[0] ? ": " : "", problem);
+}
+
+/* The kernel checks the counters when it exits. */
+TEST(kill_in_the_middle)
+{
+	int fd = mem_open(), i, status;
+	struct cowsnap_unshare u;
+	struct cowsnap_release r;
+	struct cowsnap_sync s;
+	char *src, *dup;
+	pid_t pid;
+
+	ASSERT_LE(0, fd);
+	src = mem_map_offset(4 * MEM_HUGE, MEM_HUGE, 0);
+	ASSERT_NE(NULL, src);
+	mem_fill(src, 4 * MEM_HUGE, 1);
+	for (i = 0; i < 12; i++) {
+		pid = fork();
+		if (!pid) {
+			dup = mem_dup(fd, src, 4 * MEM_HUGE);
+			while (dup) {
+				op_unshare(fd, src, 4 * MEM_HUGE, 0, &u);
+				op_sync(fd, src, dup, 4 * MEM_HUGE, &s);
+				mem_fill(dup, PAGES(700), 2);
+				op_release(fd, src, dup, 4 * MEM_HUGE, &r);
+				dup = mem_dup(fd, src, 4 * MEM_HUGE);
+			}
+			_exit(1);
+		}
+		usleep(30000 + i * 17000);
+		kill(pid, SIGKILL);
+		ASSERT_EQ(pid, waitpid(pid, &status, 0));
+		EXPECT_TRUE(WIFSIGNALED(status));
+	}
+	EXPECT_TRUE(mem_check(src, 4 * MEM_HUGE, 1));
+	close(fd);
+}
+
+TEST_HARNESS_MAIN
