@@ -247,17 +247,17 @@ static int sync_blocked(struct cowsnap_walk *walk,
 {
 	struct sync *sync = walk->private;
 
-	if (sync->full) {
+	if (!sync->full && !sync->dst_moves)
+		return cowsnap_share_blocked(walk, span);
+	if (cowsnap_killed())
+		return -EINTR;
+	if (sync->full)
 		flush_replaced(walk);
-		sync->full = false;
-		return 0;
-	}
-	if (sync->dst_moves) {
-		sync->dst_moves = false;
+	else
 		ksym(migration_entry_wait)(walk->op->mm, span->dst_pmd, span->dst);
-		return cowsnap_killed() ? -EINTR : 0;
-	}
-	return cowsnap_share_blocked(walk, span);
+	sync->full = false;
+	sync->dst_moves = false;
+	return 0;
 }
 
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
