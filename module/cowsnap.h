@@ -83,7 +83,6 @@ static inline unsigned long cowsnap_file_pgoff(struct vm_area_struct *vma,
 				 COWSNAP_REMAP_READONLY |		\
 				 COWSNAP_REMAP_HOLES)
 
-<<<<<<< HEAD
 #define COWSNAP_UNSHARE_FLAGS	(COWSNAP_UNSHARE_REUSE | COWSNAP_UNSHARE_NODE)
 
 /* range.c */
@@ -97,21 +96,16 @@ int cowsnap_check_vmas(struct cowsnap_op *op, unsigned long start,
 		       unsigned long len);
 
 int cowsnap_touch(struct cowsnap_op *op, struct vm_area_struct *vma,
-		     unsigned long addr, unsigned int flags);
+		  unsigned long addr, unsigned int flags);
 
-/* remap.c */
-int cowsnap_remap(struct cowsnap_op *op);
-void cowsnap_remap_undo(struct cowsnap_op *op);
-int cowsnap_check_seals(struct cowsnap_op *op);
-void cowsnap_unmap_complete(struct cowsnap_op *op, struct list_head *uf);
-=======
 /* main.c */
 int cowsnap_remap_answer(struct cowsnap_op *op);
 
 /* remap.c */
 int cowsnap_remap(struct cowsnap_op *op);
 int cowsnap_make_writable(struct cowsnap_op *op, unsigned long addr);
->>>>>>> f0ef9a0 (module: the caller is told before the mmap lock is dropped)
+int cowsnap_check_seals(struct cowsnap_op *op);
+void cowsnap_unmap_complete(struct cowsnap_op *op, struct list_head *uf);
 
 /* vma.c */
 unsigned long cowsnap_dst_vm_flags(const struct cowsnap_op *op,
