@@ -4,7 +4,7 @@
  * is one that the source had, and the source loses nothing.
  */
 #include "counters.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 #define CHURN_PAGES	512
 #define CHURNERS	4

@@ -14,7 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "kselftest_harness.h"
+#include "harness.h"
 #include "mem.h"
 
 #define PAGES(n)	((n) * MEM_PAGE)

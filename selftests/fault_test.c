@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 
 #include "fault_ops.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 FIXTURE(fault) {
 	int fd;

@@ -13,7 +13,7 @@
 
 #include "mapped.h"
 #include "uring.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 /* Files */
 

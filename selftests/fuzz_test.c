@@ -15,7 +15,7 @@
 #include <sys/wait.h>
 
 #include "kernel.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 #define CHILDREN	3
 #define ARENA_PAGES	1024UL

@@ -14,7 +14,7 @@
 #include <sys/wait.h>
 
 #include "kernel.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 #define RANGE_AT	((char *)0x300000000000UL)
 #define DEST_AT		((char *)0x310000000000UL)

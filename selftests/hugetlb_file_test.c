@@ -4,7 +4,7 @@
  * one range.
  */
 #include "hugepool.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 /* Files: of a memfd everybody sees the pages that nobody wrote privately. */
 

@@ -11,7 +11,7 @@
 
 #include "hugepool.h"
 #include "uring.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 FIXTURE(pages)
 {

@@ -5,7 +5,7 @@
  */
 #include "counters.h"
 #include "uring.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 FIXTURE(instant) {
 	int fd;

@@ -13,7 +13,7 @@
 #include <sys/wait.h>
 
 #include "kernel.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 #define BLOCK		(16UL << 20)
 #define RANGE		(2UL << 30)

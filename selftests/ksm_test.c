@@ -4,7 +4,7 @@
  * one address in each process. So these tests count what is moved and swapped out.
  */
 #include "kernel.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 #define SEED	5
 

@@ -22,7 +22,7 @@
 #include <sys/ioctl.h>
 
 #include "kernel.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 /* Guest-physical addresses. */
 #define CODE		0x1000U

@@ -15,7 +15,7 @@
 #include <sys/sysinfo.h>
 #include <sys/wait.h>
 
-#include "kselftest_harness.h"
+#include "harness.h"
 #include "large.h"
 
 /* Sequences where nobody says how many of each size: in all. */

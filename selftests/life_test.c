@@ -7,7 +7,7 @@
 #include <sys/wait.h>
 
 #include "kernel.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 #define SEED	7
 #define NR	16UL

@@ -8,7 +8,7 @@
 #include <sys/wait.h>
 
 #include "kernel.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 #define PAGES(n)	((n) * MEM_PAGE)
 #define U64(p)		((__u64)(uintptr_t)(p))

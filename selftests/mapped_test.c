@@ -4,7 +4,7 @@
  * private /dev/zero, huge pages of a tmpfs.
  */
 #include "mapped.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 /* What the program itself is made of */
 

@@ -804,6 +804,19 @@ size_t mem_pageout(void *addr, size_t len)
 	return swapped;
 }
 
+unsigned int mem_slowness(void)
+{
+	const char *text = getenv("COWSNAP_SLOWNESS");
+	int times = text ? atoi(text) : 1;
+
+	return times > 1 ? times : 1;
+}
+
+unsigned int mem_fewer(unsigned int n)
+{
+	return n < mem_slowness() ? 1 : n / mem_slowness();
+}
+
 bool mem_have_swap(void)
 {
 	bool found;

@@ -175,6 +175,14 @@ bool mem_have_swap(void);
 /* NUMA nodes with memory, at least 1. */
 int mem_nodes(void);
 
+/*
+ * How many times slower than usual this machine is: COWSNAP_SLOWNESS, or 1.
+ * Tests get so many times longer, and those that only repeat themselves do with
+ * mem_fewer(): @n divided by it, at least 1.
+ */
+unsigned int mem_slowness(void);
+unsigned int mem_fewer(unsigned int n);
+
 /* First number in a file, or -1. */
 long mem_read_long(const char *path);
 

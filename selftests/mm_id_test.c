@@ -16,7 +16,7 @@
 #include <sys/wait.h>
 
 #include "kernel.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 #define SEED		31
 #define THP_DIR		"/sys/kernel/mm/transparent_hugepage/"

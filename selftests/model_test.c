@@ -15,7 +15,7 @@
 #include <sys/wait.h>
 
 #include "model.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 #define MINUTES		0.25
 #define STEPS		400

@@ -8,7 +8,7 @@
 #include <sys/wait.h>
 
 #include "kernel.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 #define NR	256UL
 #define LEN	(NR * MEM_PAGE)

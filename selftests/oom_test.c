@@ -8,7 +8,7 @@
 
 #include "account.h"
 #include "uring.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 #define PAGES(n)	((n) * MEM_PAGE)
 

@@ -10,7 +10,7 @@
 
 #include "kernel.h"
 #include "uring.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 #define NR	16
 #define LEN	(NR * MEM_PAGE)

@@ -8,7 +8,7 @@
 
 #include "counters.h"
 #include "uring.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 FIXTURE(race) {
 	int fd;

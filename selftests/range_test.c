@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "kselftest_harness.h"
+#include "harness.h"
 #include "mem.h"
 
 #define PAGES(n)	((n) * MEM_PAGE)

@@ -10,7 +10,7 @@
 
 #include "kernel.h"
 #include "uring.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 #define HUGE	(2UL << 20)
 #define NR	256UL

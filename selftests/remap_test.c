@@ -8,7 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "kselftest_harness.h"
+#include "harness.h"
 #include "sources.h"
 
 #define U64(p)		((__u64)(uintptr_t)(p))

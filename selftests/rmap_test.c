@@ -12,7 +12,7 @@
 #include <sys/swap.h>
 
 #include "kernel.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 #define NR	256UL
 #define LEN	(NR * MEM_PAGE)

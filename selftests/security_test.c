@@ -13,7 +13,7 @@
 
 #include "kernel.h"
 #include "uring.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 #define NOBODY		65534
 #define PAGES(n)	((n) * MEM_PAGE)

@@ -7,7 +7,7 @@
 #include <sys/wait.h>
 
 #include "kernel.h"
-#include <kselftest_harness.h>
+#include "harness.h"
 
 #define REGIONS		10
 #define MAX_PAGES	24U

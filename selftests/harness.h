@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The kernel's harness; each test has as much more time as the machine is slower
+ * than usual.
+ */
+#ifndef COWSNAP_SELFTESTS_HARNESS_H
+#define COWSNAP_SELFTESTS_HARNESS_H
+
+#include <kselftest_harness.h>
+
+#include "mem.h"
+
+static inline void extend_timeouts(void)
+{
+	struct __fixture_metadata *f;
+	struct __test_metadata *t;
+
+	for (f = __fixture_list; f; f = f->next)
+		for (t = f->tests; t; t = t->next)
+			t->timeout *= mem_slowness();
+}
+
+#undef TEST_HARNESS_MAIN
+#define TEST_HARNESS_MAIN						\
+	int main(int argc, char **argv)					\
+	{								\
+		extend_timeouts();					\
+		return test_harness_run(argc, argv);			\
+	}
+
+#endif /* COWSNAP_SELFTESTS_HARNESS_H */
