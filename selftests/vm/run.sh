@@ -175,8 +175,13 @@ boot()
 	# and the clock taken then makes the guest crawl. And a CPU may meet the
 	# breakpoint with which another patched the kernel's text, after that is
 	# over: fatal, and likely in the timer's code while booting. So the other
-	# CPUs come up in init.sh.
-	[ "$accel" = kvm ] || words+=" tsc=reliable maxcpus=1"
+	# CPUs come up in init.sh, and are expected: else each locked instruction of
+	# the kernel is patched for one CPU, and patched back.
+	[ "$accel" = kvm ] || words+=" tsc=reliable maxcpus=1 noreplace-smp"
+	# What checks each access takes half of the time of booting to interpret
+	# what the firmware says, of which a guest needs nothing.
+	! grep -qs '^CONFIG_KASAN=y' "$kernel/config" ||
+		words+=" initcall_blacklist=acpi_init pci=off pnpacpi=off"
 	words+=" cowsnap.accel=$accel${shell:+ cowsnap.shell} $append"
 	[ ! -t 1 ] || words+=" cowsnap.tty"
 	rm -f "$work/console" "$work/status"
