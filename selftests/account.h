@@ -72,7 +72,7 @@ static inline long settled_charge(const struct cgroup *cg)
 	long charge = cgroup_read(cg, "memory.current") / (long)MEM_PAGE, now;
 	int i;
 
-	for (i = 0; i < 5; i++) {
+	for (i = mem_fewer(5); i; i--) {
 		now = exact_charge(cg, charge - 1);
 		charge = now < charge ? now : charge;
 		usleep(5000);
@@ -92,7 +92,8 @@ static inline bool charge_returned(const struct cgroup *cg, long pages)
 	long now;
 
 	do {
-		now = exact_charge(cg, pages);
+		/* No lower: reclaim would try in vain, and at length. */
+		now = exact_charge(cg, pages + CHARGE_SLACK);
 		if (now <= pages + CHARGE_SLACK)
 			return true;
 		usleep(10000);

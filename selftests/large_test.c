@@ -19,7 +19,7 @@
 #include "large.h"
 
 /* Sequences where nobody says how many of each size: in all. */
-#define SEQUENCES	96UL
+#define SEQUENCES	mem_fewer(96)
 #define WORKERS_MAX	4
 /* Of one sequence; one takes a few hundredths on an emulated machine. */
 #define SEQUENCE_SECONDS	120
