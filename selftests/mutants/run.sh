@@ -7,10 +7,12 @@
 # Above its diff a patch says:
 #	Breaks: the promise, a sentence
 #	Tests: PROGRAM[:TEST|:/VARIANT]...	what to run
-#	Kernel: SERIES			(6.12)
+#	Kernel: SERIES			(6.12), or debug
 #	Boot: OPTION...			for vm/run.sh
 #	Hangs: yes			what is noticed is that it does not end
 # With fault_test among the tests the module is built with fault injection.
+# Without arguments those for the debug kernel come last, when it may be there,
+# and only if KERNELS, where that is set, has it.
 # Wanted: the tests, built, in build/check/files (as vm/check.sh leaves them).
 
 set -euo pipefail
@@ -104,10 +106,24 @@ report()
 	mutant "$@" | tee "$(result_of "$1")"
 }
 
+all_patches()
+{
+	local patch debug=()
+
+	for patch in "$top"/selftests/mutants/*.patch; do
+		if [ "$(header "$patch" Kernel)" = debug ]; then
+			debug+=("$patch")
+		else
+			echo "$patch"
+		fi
+	done
+	[[ " ${KERNELS-debug} " != *" debug "* ]] || printf '%s\n' "${debug[@]}"
+}
+
 [ -d "$files/selftests" ] || die "no tests in $files; make check builds them"
 if [ $# = 0 ]; then
-	shopt -s nullglob
-	set -- "$top"/selftests/mutants/*.patch
+	mapfile -t patches < <(all_patches)
+	set -- "${patches[@]}"
 fi
 trap kill_jobs EXIT
 trap 'exit 1' INT TERM HUP
