@@ -3,12 +3,13 @@
 # Usage: check.sh
 # All tests: for each kernel a guest with two nodes, one with one node and
 # 4-level page tables but without the tests that cannot tell, and one with a
-# fault-injecting module; then the mutants; last the debug kernel where KERNELS
-# has it, on which two guests share the tests.
+# fault-injecting module; on the debug kernel, where everything takes several
+# times as long, two guests share the tests, and the fault-injecting module serves
+# for others, too. Then the mutants.
 # The last line counts the results; the status is 0 when some passed and none
 # failed. The output of each guest is in build/check/log, how long each program
 # took in build/check/times.
-# Environment: KERNELS="6.1 6.12 7.3" (what fetch.sh takes), MUTANTS=no,
+# Environment: KERNELS="6.1 6.12 7.3 debug" (what fetch.sh takes), MUTANTS=no,
 # JOBS (guests at a time), TESTS="abi_test ..." (of the programs only these).
 
 set -euo pipefail
@@ -17,7 +18,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 . "$vm/progress.sh"
 
-kernels=${KERNELS:-6.1 6.12 7.3}
+kernels=${KERNELS:-6.1 6.12 7.3 debug}
 out=$top/build/check
 log=$out/log
 # What neither nodes nor page-table levels make a difference to. Whatever is
@@ -61,6 +62,7 @@ build_user()
 	make -C "$top/user" STATIC=1 O="$out/user" &&
 	make -C "$top/selftests" KSELFTEST_DIR="$(cat "$out/kselftest")" \
 		OUTPUT="$out/files/selftests" STATIC=1 -j"$(nproc)" &&
+	strip "$out/files/selftests"/*_test &&
 	cp "$vm/guest-check.sh" "$out/files"
 }
 
@@ -137,8 +139,7 @@ start()
 {
 	local name=$1-$2
 
-	# Where everything takes many times as long.
-	[ "$1" != debug ] || set -- "$@" --timeout 2400 --mem 3G
+	[ "$1" != debug ] || set -- "$@" --timeout 2400
 	[ -z "$4" ] || spawn boot "$name" "$1" "$3" "$4" --timeout 900 "${@:5}"
 }
 
@@ -146,12 +147,12 @@ start()
 boot_kernel()
 {
 	if [ "$1" = debug ]; then
-		start debug same module "$(tests_of "$same")" --nodes 2 --cpus 4
-		start debug rest module "$(tests_of "$same fault_test" -)" --nodes 2 --cpus 4
-	else
-		start "$1" 2nodes module "$(tests_of fault_test -)" --nodes 2 --cpus 4
-		start "$1" 1node module "$(tests_of "$same fault_test" -)" --cpus 2 --cpu max,la57=off
+		start debug same module "$(tests_of "$same")" --nodes 2
+		start debug faults faults "$(tests_of "$same" -)" --nodes 2
+		return
 	fi
+	start "$1" 2nodes module "$(tests_of fault_test -)" --nodes 2 --cpus 4
+	start "$1" 1node module "$(tests_of "$same fault_test" -)" --cpus 2 --cpu max,la57=off
 	start "$1" faults faults "$(tests_of fault_test)" --cpus 2
 }
 
@@ -207,18 +208,19 @@ for kernel in "${list[@]}"; do
 done
 background fetch_kernels "${packaged[@]}"
 step user build_user
-# Compiled in what the others leave idle, and needed last.
+# Compiled in what the others leave idle.
 [ ${#packaged[@]} = ${#list[@]} ] || background fetch_nicely debug
 step library make -C "$top/user" O="$out/user-shared" check || true
 for kernel in "${packaged[@]}"; do
 	check_kernel "$(name_of "$kernel")"
 done
+[ ${#packaged[@]} = ${#list[@]} ] || check_kernel debug
 if [ "${MUTANTS:-yes}" != no ]; then
-	wait_spawned 1
+	# Many and short: they fill the time until the last guest ends.
+	wait_spawned 2
 	begin mutants
-	"$vm/../mutants/run.sh" | tee "$log/mutants.log" | sed -u "s/^/$clear_line/"
+	KERNELS=$kernels "$vm/../mutants/run.sh" | tee "$log/mutants.log" | sed -u "s/^/$clear_line/"
 	finish mutants over
 fi
-[ ${#packaged[@]} = ${#list[@]} ] || check_kernel debug
 wait_spawned 1
 echo "${clear_line}in all $SECONDS s; times of the programs: $out/times"
