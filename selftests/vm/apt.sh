@@ -7,6 +7,8 @@
 # The suite that apt reads, and what tells it so; empty for the machine's own.
 suite=''
 apt_options=()
+# Where to look for a kernel or its source, the machine's own release first.
+suites=('' trixie-backports)
 
 # The archive that the machine's apt uses, in whatever format it was told.
 debian_mirror()
@@ -63,6 +65,17 @@ apt_refresh()
 	fi
 }
 
+refresh_suites()
+{
+	local where
+
+	for where in "${suites[@]}"; do
+		if use_suite "$where"; then
+			apt_refresh
+		fi
+	done
+}
+
 # Names of packages that begin with $1.
 apt_names()
 {
@@ -91,12 +104,18 @@ apt_fetch()
 	(cd "$1" && quietly apt-get "${apt_options[@]}" -qq download "${@:2}")
 }
 
-# Find out about the newest linux-source package of series $1: source_version,
-# and where the cache keeps it, source_deb.
+# Find out about the newest linux-source package of series $1 in the first suite
+# that has one: source_version, and where the cache keeps it, source_deb.
 find_source()
 {
-	use_suite ''
-	read -r _ source_version < <(apt_candidates "linux-source-$1") || true
+	local where
+
+	source_version=''
+	for where in "${suites[@]}"; do
+		use_suite "$where" || continue
+		read -r _ source_version < <(apt_candidates "linux-source-$1") || true
+		[ -z "$source_version" ] || break
+	done
 	source_deb=$cache/sources/linux-source-$1_$source_version.deb
 	[ -n "$source_version" ]
 }
@@ -108,10 +127,13 @@ fetch_source()
 
 	(
 		cache_lock source
-		find_source "$1" || { apt_refresh; find_source "$1"; } || die "apt knows no linux-source-$1"
-		[ ! -e "$source_deb" ] || exit 0
-		apt_refresh
-		find_source "$1"
+		if find_source "$1"; then
+			[ ! -e "$source_deb" ] || exit 0
+			apt_refresh
+		else
+			refresh_suites
+		fi
+		find_source "$1" || die "apt knows no linux-source-$1"
 		mkdir -p "$cache/sources"
 		rm -rf "$cache"/sources/tmp.*
 		tmp=$(mktemp -d "$cache/sources/tmp.XXXXXX")

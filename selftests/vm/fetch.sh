@@ -24,8 +24,6 @@ set -euo pipefail
 . "$vm/debug.sh"
 
 guest_modules=(brd zram loop ext4 kvm_amd)
-# Where to look for a series, the machine's own release first.
-suites=('' trixie-backports)
 # Part of a directory's name: another layout is another directory.
 layout=$(sha256sum <<<"2 ${guest_modules[*]}")
 layout=${layout:0:8}
@@ -112,17 +110,6 @@ find_series()
 		fi
 	done
 	return 1
-}
-
-refresh_suites()
-{
-	local where
-
-	for where in "${suites[@]}"; do
-		if use_suite "$where"; then
-			apt_refresh
-		fi
-	done
 }
 
 # The chroot for a kernel of another suite: with the compiler that its headers

@@ -46,8 +46,10 @@ libraries()
 
 "$vm/setup.sh" stress-ng libcap-dev libnuma-dev liburing-dev
 tree=$(cd "$("$vm/kselftest.sh" "$series")/../../.." && pwd)
-cache_lock kselftest-mm
-[ -d "$tree/mm.built" ] || build_mm "$tree"
+if [ ! -d "$tree/mm.built" ]; then
+	cache_lock "kselftest-mm-$series"
+	[ -d "$tree/mm.built" ] || build_mm "$tree"
+fi
 [ ! -s "$tree/mm.failed" ] || say "not built for $series: $(tr '\n' ' ' <"$tree/mm.failed")"
 
 mkdir -p "$out/lib" "$out/mm"

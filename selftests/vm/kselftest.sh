@@ -17,7 +17,7 @@ source=linux-source-$series
 
 find_tree()
 {
-	find_source "$series" && dir=$cache/kselftest/${source}_$source_version.2
+	find_source "$series" && dir=$cache/kselftest/${source}_$source_version.3
 }
 
 fetch_tree()
@@ -25,7 +25,7 @@ fetch_tree()
 	local tmp selftests=$source/tools/testing/selftests
 	local headers=("$source"/{Makefile,Kbuild,scripts,include/{uapi,asm-generic,vdso},usr/{Makefile,include}}
 		       "$source"/arch/x86/{Makefile*,include,tools,entry/syscalls})
-	local mm=("$selftests"/{mm,vm,x86,filesystems,pidfd} "$source"/mm/gup_test.h
+	local mm=("$selftests"/{mm,vm,x86,filesystems,pidfd,clone3} "$source"/mm/gup_test.h
 		  "$source"/{lib/test_hmm_uapi.h,tools/include})
 
 	mkdir -p "$cache/kselftest"
