@@ -8,6 +8,7 @@
 struct line {
 	unsigned long start, end, inode;
 	bool private, writable;
+	bool huge;		/* MADV_HUGEPAGE; known from smaps only */
 };
 
 static const char *parse_number(const char *at, int base, unsigned long *value)
@@ -35,6 +36,7 @@ static void parse_line(const char *at, struct line *line)
 	at = parse_number(at, 16, &line->end) + 1;
 	line->writable = at[1] == 'w';
 	line->private = at[3] == 'p';
+	line->huge = false;
 	at = skip_word(skip_word(skip_word(at)));
 	parse_number(at, 10, &line->inode);
 }
@@ -68,17 +70,57 @@ static bool wanted(struct preload *p, const struct line *line)
 		return false;
 	if (line->start < p->arena_end && p->arena < line->end)
 		return false;
+	if (line->huge)
+		return false;
 	if (line->inode && !(p->kinds & COWSNAP_KIND_FILE))
 		return !random_below(p, 32);
 	return line->writable || !random_below(p, 4);
 }
 
-/* Lines of /proc/self/maps; a long name may be cut off. */
+/* VmFlags: rd wr mr mw me ac hg */
+static bool flags_have(const char *at, const char *end, const char *flag)
+{
+	for (; at + 2 < end; at++)
+		if (at[0] == ' ' && at[1] == flag[0] && at[2] == flag[1])
+			return true;
+	return false;
+}
+
+/* Of the text's lines those that begin a mapping, and of smaps its flags. */
+struct reader {
+	struct preload *p;
+	struct line line;
+	unsigned long nr;
+	unsigned int seen;
+	bool pending;		/* has the mapping been read, but not considered? */
+};
+
+static void end_mapping(struct reader *r)
+{
+	if (r->pending && wanted(r->p, &r->line))
+		consider(r->p, &r->line, &r->seen);
+	r->pending = false;
+}
+
+static void read_line(struct reader *r, const char *at, const char *end)
+{
+	/* Of smaps the other lines begin with a name: Size, Rss, ... */
+	if (*at >= 'A' && *at <= 'Z') {
+		if (*at == 'V' && flags_have(at, end, "hg"))
+			r->line.huge = true;
+		return;
+	}
+	end_mapping(r);
+	parse_line(at, &r->line);
+	r->pending = true;
+	r->nr++;
+}
+
+/* Lines of /proc/self/maps or smaps; a long name may be cut off. */
 static unsigned long for_all_lines(struct preload *p)
 {
-	unsigned long nr = 0, fill = 0, i, begin;
-	unsigned int seen = 0;
-	struct line line;
+	struct reader r = { .p = p };
+	unsigned long fill = 0, i, begin;
 	long len;
 
 	sys(lseek, p->maps, 0, SEEK_SET);
@@ -87,22 +129,21 @@ static unsigned long for_all_lines(struct preload *p)
 		for (begin = i = 0; i < fill; i++) {
 			if (p->text[i] != '\n')
 				continue;
-			parse_line(p->text + begin, &line);
+			read_line(&r, p->text + begin, p->text + i);
 			begin = i + 1;
-			nr++;
-			if (wanted(p, &line))
-				consider(p, &line, &seen);
 		}
 		fill -= begin;
 		for (i = 0; i < fill; i++)
 			p->text[i] = p->text[begin + i];
 	}
-	return nr;
+	end_mapping(&r);
+	return r.nr;
 }
 
 unsigned int pick_targets(struct preload *p)
 {
 	p->nr_targets = 0;
+	advice_look(p);
 	/* The program's share of the limit stays untouched. */
 	if (for_all_lines(p) > p->max_maps / 2) {
 		count(&p->counts->skipped, 1);

@@ -118,18 +118,19 @@ static bool open_all(struct preload *p)
 	struct cowsnap_query query = { .size = sizeof(query) };
 
 	p->device = sys(open, "/dev/cowsnap", O_RDWR | O_CLOEXEC);
-	p->maps = sys(open, "/proc/self/maps", O_RDONLY | O_CLOEXEC);
 	p->pagemap = sys(open, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	p->mem = sys(open, "/proc/self/mem", O_RDONLY | O_CLOEXEC);
 	p->statm = sys(open, "/proc/self/statm", O_RDONLY | O_CLOEXEC);
-	if (p->device < 0 || p->maps < 0 || p->pagemap < 0 || p->mem < 0 || p->statm < 0)
+	if (p->device < 0 || p->pagemap < 0 || p->mem < 0 || p->statm < 0)
 		return false;
 	if (sys(ioctl, p->device, COWSNAP_QUERY, &query))
 		return false;
 	p->kinds = query.kinds;
 	p->huge_whole = query.huge_whole;
+	p->maps = sys(open, p->huge_whole ? "/proc/self/maps" : "/proc/self/smaps",
+		      O_RDONLY | O_CLOEXEC);
 	p->max_maps = read_max_maps();
-	return true;
+	return p->maps >= 0;
 }
 
 /* Also of a program that is bound to one CPU we want to be on another one. */
@@ -155,8 +156,9 @@ static void work(void *arg)
 	for (;;) {
 		nr = pick_targets(p);
 		count(&p->counts->rounds, 1);
-		for (i = 0; i < nr; i++) {
+		for (i = 0; i < nr && advice_enter(p); i++) {
 			try_target(p, &p->target[i]);
+			advice_leave();
 			nap(nap_us);
 		}
 		if (!nr)
@@ -191,6 +193,7 @@ static void start(void)
 	long tid = -1;
 
 	count(&counts->processes, 1);
+	advice_forget();
 	/* A child has its parent's arena, as a copy without a thread in it. */
 	if (!arena)
 		arena = new_arena();

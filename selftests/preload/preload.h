@@ -32,6 +32,7 @@ struct preload {
 	bool huge_whole;
 	bool split;		/* may huge pages be cut into pieces? */
 	int device, maps, pagemap, mem, statm;
+	unsigned int advices;	/* when the mappings were read, see advice.c */
 
 	unsigned int nr_targets;
 	struct target target[MAX_TARGETS];
@@ -52,6 +53,12 @@ void fail(struct preload *p, const char *what, unsigned long addr, long value)
 	__attribute__((noreturn));
 
 void nap(unsigned long us);
+
+/* Kernels where a duplicate and MADV_HUGEPAGE exclude each other: advice.c. */
+void advice_forget(void);
+void advice_look(struct preload *p);
+bool advice_enter(struct preload *p);
+void advice_leave(void);
 
 static inline void count(uint64_t *counter, uint64_t n)
 {

@@ -24,6 +24,9 @@
 #define PM_FILE		(1UL << 61)
 #define PM_SWAPPED	(1UL << 62)
 #define PM_PRESENT	(1UL << 63)
+/* Of a swap entry; the last types are no swap, but markers and the like. */
+#define PM_SWAP_TYPE	31UL
+#define SWAP_TYPES	16
 
 /* Where the kernel does not put mappings by itself, nor programs theirs. */
 #define FAR		(16UL << 40)
@@ -57,8 +60,12 @@ static bool refusal_expected(const struct preload *p, const struct cowsnap_remap
 		return err == -EOPNOTSUPP;
 	case COWSNAP_REASON_FILE:
 		return err == -EOPNOTSUPP && !(p->kinds & COWSNAP_KIND_FILE);
+	/* A file that somebody maps with a reservation. */
 	case COWSNAP_REASON_HUGETLB:
-		return err == -EOPNOTSUPP && !(p->kinds & COWSNAP_KIND_HUGETLB);
+		return err == -EOPNOTSUPP && !(p->kinds & COWSNAP_KIND_HUGETLB_RESERVED);
+	/* A part of a hugetlb page. */
+	case COWSNAP_REASON_ALIGN:
+		return err == -EINVAL && (r->src | r->dst | r->len) % HUGE;
 	/* Unmapped since we looked; or full. */
 	case COWSNAP_REASON_HOLE:
 	case COWSNAP_REASON_NO_ROOM:
@@ -66,6 +73,7 @@ static bool refusal_expected(const struct preload *p, const struct cowsnap_remap
 	case COWSNAP_REASON_RLIMIT:
 	case COWSNAP_REASON_COMMIT:
 	case COWSNAP_REASON_NO_MEMORY:
+	case COWSNAP_REASON_HUGETLB_POOL:
 		return err == -ENOMEM;
 	case COWSNAP_REASON_SIGNAL:
 		return err == -EINTR;
@@ -195,7 +203,17 @@ static void trace_pages(struct preload *p, const struct dup *d)
 	}
 }
 
-/* Pages with content, by chance. Of a file only those that are its own. */
+/* Is there a page to read? Of a file only those that are the mapping's own. */
+static bool has_content(uint64_t entry)
+{
+	if (entry & PM_FILE)
+		return false;
+	if (entry & PM_SWAPPED)
+		return (entry & PM_SWAP_TYPE) < SWAP_TYPES;
+	return entry & PM_PRESENT;
+}
+
+/* Some of those, by chance. */
 static void choose_samples(struct preload *p, struct dup *d)
 {
 	unsigned int i, tries;
@@ -203,13 +221,16 @@ static void choose_samples(struct preload *p, struct dup *d)
 	d->nr_samples = 0;
 	for (tries = 0; tries < 4 * SAMPLES && d->nr_samples < SAMPLES; tries++) {
 		i = random_below(p, d->nr);
-		if (!(p->dup[i] & (PM_PRESENT | PM_SWAPPED)) || (p->dup[i] & PM_FILE))
+		if (!has_content(p->dup[i]))
 			continue;
 		d->sample[d->nr_samples++] = i;
 	}
 }
 
-/* Cutting a file short takes the pages of its private mappings, too. */
+/*
+ * Cutting a file short takes the pages of its private mappings, too; and what a
+ * hugetlb page's owner lacks is taken from the duplicate.
+ */
 static bool taken_away(struct preload *p, const struct dup *d, unsigned int i)
 {
 	uint64_t entry;
@@ -224,13 +245,23 @@ static unsigned long sample_addr(const struct dup *d, unsigned int i)
 	return d->r.dst + d->window + d->sample[i] * PAGE;
 }
 
+/* Some kernels do not let /proc/self/mem read what is mapped PROT_NONE. */
+static bool read_protected(struct preload *p, unsigned long addr, void *to)
+{
+	return !sys(mprotect, addr, PAGE, PROT_READ) && read_page(p, addr, to);
+}
+
 static void read_samples(struct preload *p, const struct dup *d, unsigned char (*to)[PAGE])
 {
 	unsigned int i;
 
-	for (i = 0; i < d->nr_samples; i++)
-		if (!read_page(p, sample_addr(d, i), to[i]) && !taken_away(p, d, d->sample[i]))
-			fail(p, "a page of the duplicate cannot be read", sample_addr(d, i), 0);
+	for (i = 0; i < d->nr_samples; i++) {
+		unsigned long addr = sample_addr(d, i);
+
+		if (!read_page(p, addr, to[i]) && !read_protected(p, addr, to[i]) &&
+		    !taken_away(p, d, d->sample[i]))
+			fail(p, "a page of the duplicate cannot be read", addr, 0);
+	}
 }
 
 static void compare_again(struct preload *p, const struct dup *d)
@@ -343,10 +374,6 @@ static bool choose_range(struct preload *p, const struct target *t, struct dup *
 	d->r.len = nr * PAGE;
 	if (!p->split)
 		spare_huge_pages(t, &d->r);
-	nr = d->r.len / PAGE;
-	d->file = t->file || (d->r.flags & COWSNAP_REMAP_HOLES);
-	d->nr = nr < WINDOW ? nr : WINDOW;
-	d->window = random_below(p, nr - d->nr + 1) * PAGE;
 	return true;
 }
 
@@ -354,6 +381,31 @@ static bool choose_range(struct preload *p, const struct target *t, struct dup *
 static bool hits_arena(const struct preload *p, const struct cowsnap_remap *r)
 {
 	return r->src < p->arena_end && p->arena < r->src + r->len;
+}
+
+/* The pages that are looked at, before; then the duplicate. */
+static bool look_and_duplicate(struct preload *p, const struct target *t, struct dup *d)
+{
+	unsigned long nr = d->r.len / PAGE;
+
+	d->file = t->file || (d->r.flags & COWSNAP_REMAP_HOLES);
+	d->nr = nr < WINDOW ? nr : WINDOW;
+	d->window = random_below(p, nr - d->nr + 1) * PAGE;
+	return read_pagemap(p, d->r.src + d->window, d->nr, p->before) &&
+	       duplicate(p, &d->r);
+}
+
+/*
+ * Of hugetlb pages only whole ones can be duplicated. The list of mappings does
+ * not say which are such; the refusal does.
+ */
+static bool try_whole_pages(struct preload *p, const struct target *t, struct dup *d)
+{
+	if (d->r.reason != COWSNAP_REASON_ALIGN || (t->start | t->end) % HUGE)
+		return false;
+	d->r.flags &= ~COWSNAP_REMAP_HOLES;
+	spare_huge_pages(t, &d->r);
+	return look_and_duplicate(p, t, d);
 }
 
 void try_target(struct preload *p, const struct target *t)
@@ -366,7 +418,7 @@ void try_target(struct preload *p, const struct target *t)
 		count(&p->counts->skipped, 1);
 		return;
 	}
-	if (!read_pagemap(p, d.r.src + d.window, d.nr, p->before) || !duplicate(p, &d.r))
+	if (!look_and_duplicate(p, t, &d) && !try_whole_pages(p, t, &d))
 		return;
 	check(p, &d);
 	drop(p, &d.r);
