@@ -176,7 +176,7 @@ run_alone()
 run_duplicated()
 {
 	run "$work/$key.dup.out" $((patience + 4 * took)) env LD_PRELOAD=$dir/cowsnap-preload.so \
-		COWSNAP_PRELOAD_COUNTS=$counts COWSNAP_PRELOAD_NAP=2000 $split "$@"
+		COWSNAP_PRELOAD_COUNTS=$counts COWSNAP_PRELOAD_NAP=500 $split "$@"
 	results_of "$work/$key.dup.out" $status >"$work/$key.dup"
 }
 
