@@ -58,6 +58,11 @@ static void consider(struct preload *p, const struct line *line, unsigned int *s
 		p->target[place].end = line->end;
 		p->target[place].file = line->inode;
 	}
+	if (line->writable && !line->inode &&
+	    line->end - line->start > p->largest.end - p->largest.start) {
+		p->largest.start = line->start;
+		p->largest.end = line->end;
+	}
 }
 
 /*
@@ -143,6 +148,7 @@ static unsigned long for_all_lines(struct preload *p)
 unsigned int pick_targets(struct preload *p)
 {
 	p->nr_targets = 0;
+	p->largest = (struct target){};
 	advice_look(p);
 	/* The program's share of the limit stays untouched. */
 	if (for_all_lines(p) > p->max_maps / 2) {

@@ -156,8 +156,12 @@ static void work(void *arg)
 	for (;;) {
 		nr = pick_targets(p);
 		count(&p->counts->rounds, 1);
-		for (i = 0; i < nr && advice_enter(p); i++) {
-			try_target(p, &p->target[i]);
+		/* The largest is what the program is about; most others lie idle. */
+		for (i = 0; i < 2 * nr && advice_enter(p); i++) {
+			if (i % 2 == 0)
+				try_target(p, &p->target[i / 2]);
+			else if (p->largest.end)
+				try_target(p, &p->largest);
 			advice_leave();
 			nap(nap_us);
 		}

@@ -15,7 +15,7 @@
 #define MAX_TARGETS	16
 /* Of one duplicate: pages looked up in pagemap, pages read. */
 #define WINDOW		256
-#define SAMPLES		8
+#define SAMPLES		64
 
 struct target {
 	unsigned long start, end;
@@ -36,9 +36,11 @@ struct preload {
 
 	unsigned int nr_targets;
 	struct target target[MAX_TARGETS];
+	struct target largest;	/* that is not a file's */
 
 	uint64_t before[WINDOW], after[WINDOW], dup[WINDOW];
-	unsigned char once[SAMPLES][PAGE], again[SAMPLES][PAGE];
+	uint64_t once[SAMPLES], again[SAMPLES];
+	uint64_t page[3][PAGE / sizeof(uint64_t)];
 	char text[16384];
 };
 

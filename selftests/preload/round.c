@@ -34,6 +34,8 @@
 
 /* What the program could be made to copy while the duplicate exists. */
 #define MAX_LEN		(4UL << 20)
+/* Where only the whole of a mapping can be duplicated. */
+#define MAX_WHOLE	(32UL << 20)
 
 struct dup {
 	struct cowsnap_remap r;
@@ -158,7 +160,7 @@ static bool read_present(struct preload *p, unsigned long addr, void *to)
  */
 static void verify_page(struct preload *p, unsigned long addr)
 {
-	unsigned char *before = p->again[0], *dup = p->again[1], *after = p->again[2];
+	void *before = p->page[0], *dup = p->page[1], *after = p->page[2];
 	struct cowsnap_remap r;
 	int i, differs = 0;
 	bool good;
@@ -213,18 +215,15 @@ static bool has_content(uint64_t entry)
 	return entry & PM_PRESENT;
 }
 
-/* Some of those, by chance. */
+/* As many of those as we have time for, from any place on. */
 static void choose_samples(struct preload *p, struct dup *d)
 {
-	unsigned int i, tries;
+	unsigned int i, from = random_below(p, d->nr);
 
 	d->nr_samples = 0;
-	for (tries = 0; tries < 4 * SAMPLES && d->nr_samples < SAMPLES; tries++) {
-		i = random_below(p, d->nr);
-		if (!has_content(p->dup[i]))
-			continue;
-		d->sample[d->nr_samples++] = i;
-	}
+	for (i = 0; i < d->nr && d->nr_samples < SAMPLES; i++)
+		if (has_content(p->dup[(from + i) % d->nr]))
+			d->sample[d->nr_samples++] = (from + i) % d->nr;
 }
 
 /*
@@ -251,31 +250,41 @@ static bool read_protected(struct preload *p, unsigned long addr, void *to)
 	return !sys(mprotect, addr, PAGE, PROT_READ) && read_page(p, addr, to);
 }
 
-static void read_samples(struct preload *p, const struct dup *d, unsigned char (*to)[PAGE])
+/* Any change of one word changes it. */
+static uint64_t sum_of(const uint64_t *page)
+{
+	uint64_t sum = 0;
+	unsigned int i;
+
+	for (i = 0; i < PAGE / sizeof(*page); i++)
+		sum = (sum ^ page[i]) * 0x9e3779b97f4a7c15;
+	return sum;
+}
+
+static void read_samples(struct preload *p, const struct dup *d, uint64_t *sum)
 {
 	unsigned int i;
 
 	for (i = 0; i < d->nr_samples; i++) {
 		unsigned long addr = sample_addr(d, i);
 
-		if (!read_page(p, addr, to[i]) && !read_protected(p, addr, to[i]) &&
+		if (!read_page(p, addr, p->page) && !read_protected(p, addr, p->page) &&
 		    !taken_away(p, d, d->sample[i]))
 			fail(p, "a page of the duplicate cannot be read", addr, 0);
+		sum[i] = sum_of(p->page[0]);
 	}
 }
 
 static void compare_again(struct preload *p, const struct dup *d)
 {
-	unsigned int i, at;
+	unsigned int i;
 
 	read_samples(p, d, p->again);
 	for (i = 0; i < d->nr_samples; i++) {
 		if (taken_away(p, d, d->sample[i]))
 			continue;
-		for (at = 0; at < PAGE; at++)
-			if (p->once[i][at] != p->again[i][at])
-				fail(p, "the duplicate has changed", sample_addr(d, i) + at,
-				     p->once[i][at] << 8 | p->again[i][at]);
+		if (p->once[i] != p->again[i])
+			fail(p, "the duplicate has changed", sample_addr(d, i), 0);
 		count(&p->counts->compared, 1);
 	}
 }
@@ -303,7 +312,7 @@ static void check(struct preload *p, struct dup *d)
 	trace_pages(p, d);
 	/* Let the program write; on a busy machine it takes a while to come to that. */
 	if (random_below(p, 4))
-		nap(random_below(p, 10000));
+		nap(random_below(p, 20000));
 	compare_again(p, d);
 	count_written(p, d);
 }
@@ -355,9 +364,10 @@ static void spare_huge_pages(const struct target *t, struct cowsnap_remap *r)
 static bool choose_range(struct preload *p, const struct target *t, struct dup *d)
 {
 	unsigned long pages = (t->end - t->start) / PAGE, first = 0, nr = pages;
+	unsigned long most = (p->huge_whole ? MAX_LEN : MAX_WHOLE) / PAGE;
 
 	if (!p->huge_whole) {
-		if (pages > MAX_LEN / PAGE)
+		if (pages > most)
 			return false;
 	} else if (!random_below(p, 8)) {
 		nr = 1 + random_below(p, MAX_LEN / PAGE);
@@ -366,8 +376,8 @@ static bool choose_range(struct preload *p, const struct target *t, struct dup *
 		first = random_below(p, pages);
 		nr = 1 + random_below(p, pages - first);
 	}
-	if (nr > MAX_LEN / PAGE)
-		nr = MAX_LEN / PAGE;
+	if (nr > most)
+		nr = most;
 	if (!random_below(p, 4))
 		d->r.flags |= COWSNAP_REMAP_READONLY;
 	d->r.src = t->start + first * PAGE;
