@@ -4,8 +4,7 @@
  * that has a duplicate (cowsnap.h says why). Programs that know nothing of
  * duplicates do. So on such kernels our madvise() stands before libc's: it lets
  * the program wait until the thread's duplicate is dropped, and afterwards the
- * thread, which reads /proc/self/smaps there, leaves such mappings alone. A
- * program that makes the system call without libc is not seen.
+ * thread leaves such mappings alone (VmFlags in /proc/self/smaps). A program that makes the system call without libc is not seen.
  */
 #include <errno.h>
 #include <sys/mman.h>

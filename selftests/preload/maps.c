@@ -7,8 +7,9 @@
 
 struct line {
 	unsigned long start, end, inode;
+	unsigned long anon;	/* kB of anonymous pages */
 	bool private, writable;
-	bool huge;		/* MADV_HUGEPAGE; known from smaps only */
+	bool huge;		/* MADV_HUGEPAGE */
 };
 
 static const char *parse_number(const char *at, int base, unsigned long *value)
@@ -37,6 +38,7 @@ static void parse_line(const char *at, struct line *line)
 	line->writable = at[1] == 'w';
 	line->private = at[3] == 'p';
 	line->huge = false;
+	line->anon = 0;
 	at = skip_word(skip_word(skip_word(at)));
 	parse_number(at, 10, &line->inode);
 }
@@ -58,10 +60,10 @@ static void consider(struct preload *p, const struct line *line, unsigned int *s
 		p->target[place].end = line->end;
 		p->target[place].file = line->inode;
 	}
-	if (line->writable && !line->inode &&
-	    line->end - line->start > p->largest.end - p->largest.start) {
-		p->largest.start = line->start;
-		p->largest.end = line->end;
+	if (line->writable && !line->inode && line->anon > p->most_anon) {
+		p->most_anon = line->anon;
+		p->busiest.start = line->start;
+		p->busiest.end = line->end;
 	}
 }
 
@@ -75,7 +77,7 @@ static bool wanted(struct preload *p, const struct line *line)
 		return false;
 	if (line->start < p->arena_end && p->arena < line->end)
 		return false;
-	if (line->huge)
+	if (line->huge && !p->huge_whole)
 		return false;
 	if (line->inode && !(p->kinds & COWSNAP_KIND_FILE))
 		return !random_below(p, 32);
@@ -91,7 +93,7 @@ static bool flags_have(const char *at, const char *end, const char *flag)
 	return false;
 }
 
-/* Of the text's lines those that begin a mapping, and of smaps its flags. */
+/* Text of smaps: of a mapping a line as in maps, then lines that have a name. */
 struct reader {
 	struct preload *p;
 	struct line line;
@@ -107,29 +109,40 @@ static void end_mapping(struct reader *r)
 	r->pending = false;
 }
 
-static void read_line(struct reader *r, const char *at, const char *end)
+static bool starts_with(const char *at, const char *end, const char *name)
 {
-	/* Of smaps the other lines begin with a name: Size, Rss, ... */
-	if (*at >= 'A' && *at <= 'Z') {
-		if (*at == 'V' && flags_have(at, end, "hg"))
-			r->line.huge = true;
-		return;
-	}
-	end_mapping(r);
-	parse_line(at, &r->line);
-	r->pending = true;
-	r->nr++;
+	while (*name && at < end && *at == *name)
+		at++, name++;
+	return !*name;
 }
 
-/* Lines of /proc/self/maps or smaps; a long name may be cut off. */
-static unsigned long for_all_lines(struct preload *p)
+static void read_line(struct reader *r, const char *at, const char *end)
+{
+	static const char anonymous[] = "Anonymous:";
+
+	if (*at < 'A' || *at > 'Z') {
+		end_mapping(r);
+		parse_line(at, &r->line);
+		r->pending = true;
+		r->nr++;
+	} else if (starts_with(at, end, "VmFlags:")) {
+		r->line.huge = flags_have(at, end, "hg");
+	} else if (starts_with(at, end, anonymous)) {
+		for (at += sizeof(anonymous) - 1; at < end && *at == ' '; at++)
+			;
+		parse_number(at, 10, &r->line.anon);
+	}
+}
+
+/* Of all mappings; a long name may be cut off. */
+static unsigned long read_mappings(struct preload *p)
 {
 	struct reader r = { .p = p };
 	unsigned long fill = 0, i, begin;
 	long len;
 
-	sys(lseek, p->maps, 0, SEEK_SET);
-	while ((len = sys(read, p->maps, p->text + fill, sizeof(p->text) - fill)) > 0) {
+	sys(lseek, p->smaps, 0, SEEK_SET);
+	while ((len = sys(read, p->smaps, p->text + fill, sizeof(p->text) - fill)) > 0) {
 		fill += len;
 		for (begin = i = 0; i < fill; i++) {
 			if (p->text[i] != '\n')
@@ -148,10 +161,11 @@ static unsigned long for_all_lines(struct preload *p)
 unsigned int pick_targets(struct preload *p)
 {
 	p->nr_targets = 0;
-	p->largest = (struct target){};
+	p->busiest = (struct target){};
+	p->most_anon = 0;
 	advice_look(p);
 	/* The program's share of the limit stays untouched. */
-	if (for_all_lines(p) > p->max_maps / 2) {
+	if (read_mappings(p) > p->max_maps / 2) {
 		count(&p->counts->skipped, 1);
 		return 0;
 	}

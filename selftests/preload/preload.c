@@ -118,19 +118,18 @@ static bool open_all(struct preload *p)
 	struct cowsnap_query query = { .size = sizeof(query) };
 
 	p->device = sys(open, "/dev/cowsnap", O_RDWR | O_CLOEXEC);
+	p->smaps = sys(open, "/proc/self/smaps", O_RDONLY | O_CLOEXEC);
 	p->pagemap = sys(open, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	p->mem = sys(open, "/proc/self/mem", O_RDONLY | O_CLOEXEC);
 	p->statm = sys(open, "/proc/self/statm", O_RDONLY | O_CLOEXEC);
-	if (p->device < 0 || p->pagemap < 0 || p->mem < 0 || p->statm < 0)
+	if (p->device < 0 || p->smaps < 0 || p->pagemap < 0 || p->mem < 0 || p->statm < 0)
 		return false;
 	if (sys(ioctl, p->device, COWSNAP_QUERY, &query))
 		return false;
 	p->kinds = query.kinds;
 	p->huge_whole = query.huge_whole;
-	p->maps = sys(open, p->huge_whole ? "/proc/self/maps" : "/proc/self/smaps",
-		      O_RDONLY | O_CLOEXEC);
 	p->max_maps = read_max_maps();
-	return p->maps >= 0;
+	return true;
 }
 
 /* Also of a program that is bound to one CPU we want to be on another one. */
@@ -156,12 +155,12 @@ static void work(void *arg)
 	for (;;) {
 		nr = pick_targets(p);
 		count(&p->counts->rounds, 1);
-		/* The largest is what the program is about; most others lie idle. */
+		/* One is what the program is about; most others lie idle. */
 		for (i = 0; i < 2 * nr && advice_enter(p); i++) {
 			if (i % 2 == 0)
 				try_target(p, &p->target[i / 2]);
-			else if (p->largest.end)
-				try_target(p, &p->largest);
+			else if (p->busiest.end)
+				try_target(p, &p->busiest);
 			advice_leave();
 			nap(nap_us);
 		}

@@ -31,12 +31,13 @@ struct preload {
 	uint32_t kinds;
 	bool huge_whole;
 	bool split;		/* may huge pages be cut into pieces? */
-	int device, maps, pagemap, mem, statm;
+	int device, smaps, pagemap, mem, statm;
 	unsigned int advices;	/* when the mappings were read, see advice.c */
 
 	unsigned int nr_targets;
 	struct target target[MAX_TARGETS];
-	struct target largest;	/* that is not a file's */
+	struct target busiest;	/* with the most anonymous pages */
+	unsigned long most_anon;
 
 	uint64_t before[WINDOW], after[WINDOW], dup[WINDOW];
 	uint64_t once[SAMPLES], again[SAMPLES];
