@@ -176,8 +176,11 @@ boot()
 	# breakpoint with which another patched the kernel's text, after that is
 	# over: fatal, and likely in the timer's code while booting. So the other
 	# CPUs come up in init.sh, and are expected: else each locked instruction of
-	# the kernel is patched for one CPU, and patched back.
-	[ "$accel" = kvm ] || words+=" tsc=reliable maxcpus=1 noreplace-smp"
+	# the kernel is patched for one CPU, and patched back. On a busy host a CPU
+	# that all others wait for may not run for longer than the 20 s after which
+	# that counts as a lockup.
+	[ "$accel" = kvm ] ||
+		words+=" tsc=reliable maxcpus=1 noreplace-smp watchdog_thresh=60"
 	# What checks each access takes half of the time of booting to interpret
 	# what the firmware says, of which a guest needs nothing.
 	! grep -qs '^CONFIG_KASAN=y' "$kernel/config" ||
