@@ -23,7 +23,7 @@ kernels=${KERNELS:-6.1 6.12 7.3}
 seed=${COWSNAP_SEED:-$((RANDOM * 32768 + RANDOM + 1))}
 out=$top/build/soak
 log=$out/log
-parts=(faults model kvm foreign)
+parts=(foreign model kvm faults)
 programs=(fault_test model_test kvm_test)
 
 [[ $minutes =~ ^[1-9][0-9]*$ ]] || die "MINUTES=$minutes is no number of minutes"
@@ -183,9 +183,9 @@ trap 'exit 1' INT TERM HUP
 build
 count=$(wc -w <<<"$kernels")
 seconds=$((minutes * 60 / (count * (${#parts[@]} - 1))))
-echo "seed $seed; ${parts[*]:1}: $seconds s each on each of $kernels"
-for series in $kernels; do
-	for part in "${parts[@]}"; do
+echo "seed $seed; ${parts[*]::3}: $seconds s each on each of $kernels"
+for part in "${parts[@]}"; do
+	for series in $kernels; do
 		spawn run_part "$series" "$part" "$seconds"
 	done
 done
