@@ -10,7 +10,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
-#include "kselftest_harness.h"
+#include "harness.h"
 #include "mem.h"
 
 #define PAGES(n)	((n) * MEM_PAGE)
