@@ -462,6 +462,7 @@ static int op_sweep_all(struct op_sweep *w)
 	struct cgroup cg;
 	bool grouped = !account_enter(&cg);
 	long charge = 0, n;
+	pthread_t thread;
 	int ret = 1, i;
 
 	for (i = 0; i < 2; i++) {
@@ -469,6 +470,10 @@ static int op_sweep_all(struct op_sweep *w)
 			return 2;
 		a_is_sound(&p);
 		b_is_sound(&p, true, false);
+		/* Its stack stays, for the next one. */
+		rest = true;
+		if (p.busy && !pthread_create(&thread, NULL, want_mmap_lock, NULL))
+			pthread_join(thread, NULL);
 		op_forget(&p);
 		mem_counters(&w->before);
 		if (grouped)

@@ -192,7 +192,7 @@ TEST_F(kinds, soft_dirty_tracking_goes_on)
 	ASSERT_EQ(0, mem_write("/proc/self/clear_refs", "4"));
 	if (soft_dirty(self->src))
 		SKIP(return, "no soft-dirty tracking");
-	self->src[PAGES(1)] ^= 0;
+	*(volatile char *)(self->src + PAGES(1)) ^= 0;
 	ASSERT_TRUE(soft_dirty(self->src + PAGES(1)));
 	ASSERT_EQ(0, unshare_src(self, 0));
 	EXPECT_EQ(NR - 1, self->u.copied);
