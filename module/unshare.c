@@ -20,38 +20,7 @@
 #include "hugetlb.h"
 #include "pgwalk.h"
 #include "reuse.h"
-
-/* Pages copied for one flush. Beyond some 33 x86 flushes everything anyway. */
-#define BATCH	64
-
-/* What a look at an entry meets and cannot do under the page-table lock. */
-enum obstacle {
-	OBSTACLE_NONE,
-	OBSTACLE_MIGRATION,	/* the page is on its way: wait */
-	OBSTACLE_SWAPPED,	/* a shared page must be read in to be copied */
-	OBSTACLE_LRU_BATCH,	/* a reference that is worth to be got rid of */
-};
-
-struct shared_page {
-	unsigned long addr;
-	pte_t pte;
-	struct page *page;	/* with a reference */
-	struct folio *copy;
-};
-
-struct unshare {
-	struct cowsnap_op *op;
-	struct vm_area_struct *vma;
-	enum obstacle obstacle;
-	bool drained;
-	unsigned int nr;
-	struct shared_page pages[BATCH];
-};
-
-static bool only_reuse(const struct unshare *u)
-{
-	return u->op->flags & COWSNAP_UNSHARE_REUSE;
-}
+#include "unshare.h"
 
 /* Unshared already, but not writable yet: after mprotect(2), for instance. */
 static void make_writable(struct unshare *u, unsigned long addr, pte_t *ptep,
@@ -70,7 +39,7 @@ static bool look_at_absent(struct unshare *u, pte_t pte)
 
 	if (softleaf_is_migration(entry))
 		u->obstacle = OBSTACLE_MIGRATION;
-	else if (softleaf_is_swap(entry) && !only_reuse(u) &&
+	else if (softleaf_is_swap(entry) && !cowsnap_only_reuse(u) &&
 		 !pte_swp_exclusive(pte))
 		u->obstacle = OBSTACLE_SWAPPED;
 	return u->obstacle == OBSTACLE_NONE;
@@ -103,7 +72,7 @@ static bool look_at(struct unshare *u, unsigned long addr, pte_t *ptep)
 		make_writable(u, addr, ptep, pte);
 		return true;
 	}
-	if (only_reuse(u))
+	if (cowsnap_only_reuse(u))
 		return true;
 	folio_get(folio);
 	u->pages[u->nr++] = (struct shared_page){
@@ -131,8 +100,9 @@ static unsigned long collect(struct unshare *u, pmd_t *pmd, unsigned long addr,
 	return addr;
 }
 
-static struct folio *alloc_copy(struct unshare *u, unsigned long addr,
-				unsigned int order)
+/* A base page or a huge one for the copy of what is at @addr, or NULL. */
+struct folio *cowsnap_alloc_copy(struct unshare *u, unsigned long addr,
+				 unsigned int order)
 {
 	struct folio *folio = NULL;
 
@@ -155,8 +125,9 @@ static struct folio *alloc_copy(struct unshare *u, unsigned long addr,
 	return folio;
 }
 
-static int copy_page_of(struct unshare *u, struct page *to, struct page *from,
-			unsigned long addr)
+/* One base page. No lock is held but the mmap lock. */
+int cowsnap_copy_page(struct unshare *u, struct page *to, struct page *from,
+		      unsigned long addr)
 {
 	if (cowsnap_killed())
 		return cowsnap_refuse(u->op, addr, COWSNAP_REASON_SIGNAL, -EINTR);
@@ -177,11 +148,11 @@ static void drop_page(struct shared_page *p)
 
 static int copy_one(struct unshare *u, struct shared_page *p)
 {
-	p->copy = alloc_copy(u, p->addr, 0);
+	p->copy = cowsnap_alloc_copy(u, p->addr, 0);
 	if (!p->copy)
 		return cowsnap_refuse(u->op, p->addr, COWSNAP_REASON_NO_MEMORY,
 				      -ENOMEM);
-	return copy_page_of(u, &p->copy->page, p->page, p->addr);
+	return cowsnap_copy_page(u, &p->copy->page, p->page, p->addr);
 }
 
 /* After an error the batch is what has been copied until then. */
@@ -200,10 +171,10 @@ static int copy_batch(struct unshare *u)
 	return err;
 }
 
-static void flush(struct unshare *u, unsigned long start, unsigned long end)
+static void flush(struct mm_struct *mm, unsigned long start, unsigned long end)
 {
-	cowsnap_flush_tlb(u->op->mm, start, end);
-	cowsnap_flush_secondary(u->op->mm, start, end);
+	cowsnap_flush_tlb(mm, start, end);
+	cowsnap_flush_secondary(mm, start, end);
 }
 
 /* A copy that is ours alone takes the place of what @old says. */
@@ -293,7 +264,7 @@ static unsigned long install(struct unshare *u, pmd_t *pmd, unsigned long addr)
 		done = take_out(u, pte, start);
 		u->nr = done;
 		if (done)
-			flush(u, start, end);
+			flush(u->op->mm, start, end);
 		put_in(u, pte, start);
 		spin_unlock(ptl);
 	}
@@ -342,155 +313,6 @@ static int unshare_ptes(struct unshare *u, pmd_t *pmd, unsigned long *addr,
 	return err;
 }
 
-#ifdef CONFIG_TRANSPARENT_HUGEPAGE
-/* As cowsnap_take_folio(), the rule of do_huge_pmd_wp_page(). */
-static bool take_huge(struct folio *folio, struct vm_area_struct *vma)
-{
-	bool alone;
-
-	if (!folio_trylock(folio))
-		return false;
-	alone = folio_ref_count(folio) <=
-		1 + folio_test_swapcache(folio) * folio_nr_pages(folio);
-	if (alone && folio_test_swapcache(folio))
-		ksym(folio_free_swap)(folio);
-	alone = alone && folio_ref_count(folio) == 1;
-	if (alone)
-		cowsnap_make_exclusive(folio, &folio->page, vma);
-	folio_unlock(folio);
-	return alone;
-}
-
-static pmd_t writable_pmd(pmd_t pmd)
-{
-	return cowsnap_pmd_mkwrite(pmd_mkyoung(pmd_mkdirty(pmd)));
-}
-
-/*
- * The lock of the entry held. Returns the page to be copied, with a reference,
- * or NULL when there is nothing to do any more.
- */
-static struct page *look_at_huge(struct unshare *u, pmd_t *pmdp,
-				 unsigned long addr, unsigned long end)
-{
-	pmd_t pmd = *pmdp;
-	struct page *page = pmd_page(pmd);
-	struct folio *folio = page_folio(page);
-
-	if (pmd_write(pmd) || pmd_uffd(pmd) || !folio_test_anon(folio))
-		return NULL;
-	if (PageAnonExclusive(page) || take_huge(folio, u->vma)) {
-		/* The bits that decide are at the same place in both. */
-		if (!pmd_protnone(pmd) &&
-		    cowsnap_may_write(u->vma, __pte(pmd_val(pmd)))) {
-			set_pmd_at(u->op->mm, addr & HPAGE_PMD_MASK, pmdp,
-				   writable_pmd(pmd));
-			u->op->reused += (end - addr) >> PAGE_SHIFT;
-		}
-		return NULL;
-	}
-	if (only_reuse(u))
-		return NULL;
-	folio_get(folio);
-	return page;
-}
-
-static void install_huge(struct unshare *u, unsigned long addr, pmd_t *pmdp,
-			 pmd_t old, struct folio *copy)
-{
-	struct vm_area_struct *vma = u->vma;
-	struct page *page = pmd_page(old);
-	pmd_t pmd = pmd_mkhuge(pfn_pmd(page_to_pfn(&copy->page),
-				       vma->vm_page_prot));
-
-	if (cowsnap_may_write(vma, __pte(pmd_val(old))))
-		pmd = writable_pmd(pmd);
-	else if (pmd_soft_dirty(old))
-		pmd = pmd_mksoft_dirty(pmd);
-	/*
-	 * Not empty for a moment, see change_huge_pmd(): MADV_DONTNEED of another
-	 * thread would take it for that, without a lock. This also flushes.
-	 */
-	ksym(pmdp_invalidate)(vma, addr, pmdp);
-	cowsnap_flush_secondary(vma->vm_mm, addr, addr + HPAGE_PMD_SIZE);
-	cowsnap_add_new_folio(copy, vma, addr);
-	/* The page table deposited with the old entry stays for the new one. */
-	set_pmd_at(vma->vm_mm, addr, pmdp, pmd);
-	cowsnap_remove_rmap_pmd(page_folio(page), page, vma);
-	u->op->copied += HPAGE_PMD_NR;
-}
-
-/* -EBUSY: no huge page to be had. -EAGAIN: the entry has changed. */
-static int copy_huge(struct unshare *u, unsigned long addr, pmd_t *pmdp, pmd_t old)
-{
-	struct folio *copy = alloc_copy(u, addr, HPAGE_PMD_ORDER);
-	struct page *page = pmd_page(old);
-	struct mmu_notifier_range range;
-	int i, err = copy ? 0 : -EBUSY;
-	spinlock_t *ptl;
-
-	for (i = 0; i < HPAGE_PMD_NR && !err; i++)
-		err = copy_page_of(u, folio_page(copy, i), page + i,
-				   addr + i * PAGE_SIZE);
-	if (err)
-		goto out_put;
-	cowsnap_notify_start(&range, u->op->mm, MMU_NOTIFY_CLEAR, addr,
-			     addr + HPAGE_PMD_SIZE);
-	ptl = pmd_lock(u->op->mm, pmdp);
-	err = pmd_same(*pmdp, old) ? 0 : -EAGAIN;
-	if (!err)
-		install_huge(u, addr, pmdp, old, copy);
-	spin_unlock(ptl);
-	cowsnap_notify_end(&range);
-	if (!err) {
-		copy = NULL;
-		cowsnap_free_swap_cache(page_folio(page));
-		folio_put(page_folio(page));
-	}
-out_put:
-	if (copy)
-		folio_put(copy);
-	return err;
-}
-
-/* A huge entry. -EAGAIN: look again, it may be a page table now. */
-static int unshare_huge(struct unshare *u, pmd_t *pmdp, unsigned long addr,
-			unsigned long end)
-{
-	spinlock_t *ptl = pmd_lock(u->op->mm, pmdp);
-	pmd_t pmd = *pmdp;
-	struct page *page = NULL;
-	int err = -EBUSY;
-
-	if (pmd_present(pmd) && pmd_trans_huge(pmd))
-		page = look_at_huge(u, pmdp, addr, end);
-	spin_unlock(ptl);
-	if (!cowsnap_pmd_is_huge(pmd))
-		return -EAGAIN;
-	if (!pmd_present(pmd) && !cowsnap_pmd_is_device(pmd)) {
-		ksym(pmd_migration_entry_wait)(u->op->mm, pmdp);
-		return -EAGAIN;
-	}
-	if (!page)
-		return 0;
-	if (end - addr == HPAGE_PMD_SIZE)
-		err = copy_huge(u, addr, pmdp, pmd);
-	folio_put(page_folio(page));
-	if (err != -EBUSY)
-		return err;
-	/* Of a part of it, or for want of another one: page by page. */
-	cowsnap_split_huge_pmd(u->vma, pmdp, addr);
-	return -EAGAIN;
-}
-#else
-static int unshare_huge(struct unshare *u, pmd_t *pmdp, unsigned long addr,
-			unsigned long end)
-{
-	WARN_ON_ONCE(1);
-	return -EIO;
-}
-#endif
-
 /* What one pmd entry maps of the range. */
 static int unshare_pmd(struct unshare *u, pmd_t *pmdp, unsigned long addr,
 		       unsigned long end)
@@ -506,7 +328,7 @@ static int unshare_pmd(struct unshare *u, pmd_t *pmdp, unsigned long addr,
 			return cowsnap_refuse(u->op, addr,
 					      COWSNAP_REASON_SIGNAL, -EINTR);
 		if (cowsnap_pmd_is_huge(pmd)) {
-			err = unshare_huge(u, pmdp, addr, end);
+			err = cowsnap_unshare_huge(u, pmdp, addr, end);
 			if (err != -EAGAIN)
 				return err;
 			continue;
