@@ -460,7 +460,9 @@ static int op_sweep_all(struct op_sweep *w)
 {
 	static struct pair p;
 	struct cgroup cg;
-	bool grouped = !account_enter(&cg);
+	/* Asking for the charge reclaims: what must be swapped out is not held. */
+	bool grouped = w->make != pair_swapped && !account_enter(&cg) &&
+		       !account_hold(&cg);
 	long charge = 0, n;
 	pthread_t thread;
 	int ret = 1, i;
