@@ -9,7 +9,7 @@
 # The last line counts the results; the status is 0 when some passed and none
 # failed. The output of each guest is in build/check/log, how long each program
 # took in build/check/times.
-# Environment: KERNELS="6.1 6.12 7.3 debug" (what fetch.sh takes), MUTANTS=no,
+# Environment: KERNELS="6.1 6.12 7.3" (what fetch.sh takes, also "debug"), MUTANTS=no,
 # JOBS (guests at a time), TESTS="abi_test ..." (of the programs only these).
 
 set -euo pipefail
@@ -18,7 +18,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 . "$vm/progress.sh"
 
-kernels=${KERNELS:-6.1 6.12 7.3 debug}
+kernels=${KERNELS:-6.1 6.12 7.3}
 out=$top/build/check
 log=$out/log
 # What neither nodes nor page-table levels make a difference to. Whatever is
