@@ -453,7 +453,7 @@ static int op_sweep_step(struct op_sweep *w, struct pair *p, long n)
 	return !left;
 }
 
-#define OP_STEPS	3000
+#define OP_STEPS	8000
 
 /* 0, 1 when something is broken, 2 when there is no memory of that kind. */
 static int op_sweep_all(struct op_sweep *w)
@@ -463,6 +463,7 @@ static int op_sweep_all(struct op_sweep *w)
 	/* Asking for the charge reclaims: what must be swapped out is not held. */
 	bool grouped = w->make != pair_swapped && !account_enter(&cg) &&
 		       !account_hold(&cg);
+	unsigned int reason = 0;
 	long charge = 0, n;
 	pthread_t thread;
 	int ret = 1, i;
@@ -470,9 +471,10 @@ static int op_sweep_all(struct op_sweep *w)
 	for (i = 0; i < 2; i++) {
 		if (!op_make(w, &p))
 			return 2;
-		a_is_sound(&p);
-		b_is_sound(&p, true, false);
-		/* Its stack stays, for the next one. */
+		/* Without a failure; and for the stack that all of it takes. */
+		if (op_request(w, &p, &reason) || !op_succeeded(w, &p))
+			return complain("without a failure: reason %u", reason) + 1;
+		/* That of the thread stays, for the next one. */
 		rest = true;
 		if (p.busy && !pthread_create(&thread, NULL, want_mmap_lock, NULL))
 			pthread_join(thread, NULL);

@@ -39,6 +39,16 @@ FIXTURE_VARIANT_ADD(sync, rollback) { .huge = false, .back = true };
 FIXTURE_VARIANT_ADD(sync, refresh_huge) { .huge = true, .back = false };
 FIXTURE_VARIANT_ADD(sync, rollback_huge) { .huge = true, .back = true };
 
+/* What the tests will need of it is there before pages are counted. */
+static void touch_stack(void)
+{
+	volatile char room[64 << 10];
+	size_t i;
+
+	for (i = 0; i < sizeof(room); i += MEM_PAGE)
+		room[i] = 1;
+}
+
 FIXTURE_SETUP(sync)
 {
 	char *src, *dup;
@@ -56,10 +66,7 @@ FIXTURE_SETUP(sync)
 	ASSERT_NE(NULL, dup);
 	self->src = variant->back ? dup : src;
 	self->dup = variant->back ? src : dup;
-	/* Twice, for the stack that it takes. */
-	ASSERT_EQ(0, diff(self));
-	mem_counters(&self->before);
-	mem_counters_equal(&self->before, &self->before);
+	touch_stack();
 	mem_counters(&self->before);
 }
 
