@@ -459,12 +459,8 @@ static int op_sweep_step(struct op_sweep *w, struct pair *p, long n)
 static int op_sweep_all(struct op_sweep *w)
 {
 	static struct pair p;
-	struct cgroup cg;
-	/* Asking for the charge reclaims: what must be swapped out is not held. */
-	bool grouped = w->make != pair_swapped && !account_enter(&cg) &&
-		       !account_hold(&cg);
 	unsigned int reason = 0;
-	long charge = 0, n;
+	long n;
 	pthread_t thread;
 	int ret = 1, i;
 
@@ -479,9 +475,6 @@ static int op_sweep_all(struct op_sweep *w)
 		if (p.busy && !pthread_create(&thread, NULL, want_mmap_lock, NULL))
 			pthread_join(thread, NULL);
 		op_forget(&p);
-		mem_counters(&w->before);
-		if (grouped)
-			charge = settled_charge(&cg);
 	}
 	nothing_is_left(w);
 	mem_counters(&w->before);
@@ -489,10 +482,6 @@ static int op_sweep_all(struct op_sweep *w)
 		ret = op_sweep_step(w, &p, n);
 	if (ret > 0)
 		complain("no end");
-	if (!ret && grouped && !charge_returned(&cg, charge + 4))
-		ret = -1;
-	if (grouped)
-		cgroup_leave(&cg);
 	return !!ret;
 }
 

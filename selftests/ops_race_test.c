@@ -131,15 +131,22 @@ TEST_F(tlb, after_unshare_others_read_the_copy)
 	pthread_join(self->reader.thread, NULL);
 }
 
+/* So few pages that the flush of the other side does not empty the whole TLB. */
+static size_t sync_span(bool huge)
+{
+	return huge ? MEM_HUGE : PAGES(8);
+}
+
 /* Nor the page that was replaced, which somebody else may have by now. */
 TEST_F(tlb, after_sync_others_read_what_was_taken_over)
 {
 	uint64_t *word = (uint64_t *)(self->src + 64);
+	size_t span = sync_span(variant->huge);
 	struct cowsnap_sync s;
 	uint64_t i;
 
 	*word = 1;
-	self->dup = mem_dup(self->fd, self->src, MEM_HUGE);
+	self->dup = mem_dup(self->fd, self->src, span);
 	ASSERT_NE(NULL, self->dup);
 	ASSERT_TRUE(start_reader(&self->reader, self->dup + 64));
 	for (i = 2; i < ROUNDS; i++) {
@@ -147,7 +154,7 @@ TEST_F(tlb, after_sync_others_read_what_was_taken_over)
 		while (!self->reader.reading)
 			;
 		*(volatile uint64_t *)word = i;
-		ASSERT_EQ(0, op_sync(self->fd, self->src, self->dup, MEM_HUGE, &s));
+		ASSERT_EQ(0, op_sync(self->fd, self->src, self->dup, span, &s));
 		EXPECT_LE(1, s.changed);
 		ASSERT_TRUE(comes_to_see(&self->reader, i))
 			TH_LOG("round %lu: it sees %lu", i, self->reader.seen);
@@ -160,18 +167,19 @@ TEST_F(tlb, after_sync_others_read_what_was_taken_over)
 TEST_F(tlb, after_sync_nobody_reads_the_zero_page)
 {
 	uint64_t *word = (uint64_t *)(self->src + 64), i;
+	size_t span = sync_span(variant->huge);
 	struct cowsnap_sync s;
 
-	self->dup = mem_dup(self->fd, self->src, MEM_HUGE);
+	self->dup = mem_dup(self->fd, self->src, span);
 	ASSERT_NE(NULL, self->dup);
 	for (i = 2; i < ROUNDS; i++) {
-		ASSERT_EQ(0, madvise(self->dup, MEM_HUGE, MADV_DONTNEED));
+		ASSERT_EQ(0, madvise(self->dup, span, MADV_DONTNEED));
 		*(volatile uint64_t *)word = i;
 		ASSERT_TRUE(start_reader(&self->reader, self->dup + 64));
 		while (!self->reader.reading)
 			;
 		EXPECT_EQ(0, self->reader.seen);
-		ASSERT_EQ(0, op_sync(self->fd, self->src, self->dup, MEM_HUGE, &s));
+		ASSERT_EQ(0, op_sync(self->fd, self->src, self->dup, span, &s));
 		ASSERT_TRUE(comes_to_see(&self->reader, i))
 			TH_LOG("round %lu: it sees %lu", i, self->reader.seen);
 		stop = true;

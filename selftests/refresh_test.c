@@ -18,21 +18,31 @@ FIXTURE(refresh)
 	uint64_t saved[MAX_SLOTS];
 };
 
+FIXTURE_VARIANT(refresh)
+{
+	size_t len;
+	unsigned int counters;
+};
+
+FIXTURE_VARIANT_ADD(refresh, large) { .len = RANGE, .counters = 16 };
+/* What is flushed of the snapshot does not empty the whole TLB. */
+FIXTURE_VARIANT_ADD(refresh, small) { .len = 16 * MEM_PAGE, .counters = 8 };
+
 FIXTURE_SETUP(refresh)
 {
 	self->fd = mem_open();
 	ASSERT_LE(0, self->fd);
-	self->c.len = RANGE;
-	self->c.base = mem_map_offset(RANGE, MEM_HUGE, 0);
+	self->c.len = variant->len;
+	self->c.base = mem_map_offset(variant->len, MEM_HUGE, 0);
 	ASSERT_NE(NULL, self->c.base);
-	place_counters(&self->c, 16, SHUFFLED);
-	mem_fill(self->c.base, RANGE, FILL_SEED);
+	place_counters(&self->c, variant->counters, SHUFFLED);
+	mem_fill(self->c.base, variant->len, FILL_SEED);
 	mem_drain();
 }
 
 FIXTURE_TEARDOWN(refresh)
 {
-	munmap(self->c.base, RANGE);
+	munmap(self->c.base, self->c.len);
 	close(self->fd);
 }
 
@@ -44,7 +54,7 @@ static bool refresh_once(FIXTURE_DATA(refresh) *self, char *dup)
 
 	for (w = 0; w < WRITERS; w++)
 		min[w] = *counter(&self->c, self->c.base, self->c.nr - 1, w);
-	err = op_sync(self->fd, self->c.base, dup, RANGE, &s);
+	err = op_sync(self->fd, self->c.base, dup, self->c.len, &s);
 	if (err)
 		return fail("SYNC: %s, reason %u", strerror(-err), s.reason);
 	for (w = 0; w < WRITERS; w++)
@@ -71,7 +81,7 @@ TEST_F_TIMEOUT(refresh, is_of_one_instant_every_time, 600)
 	char *dup;
 
 	mem_counters(&before);
-	dup = mem_dup(self->fd, self->c.base, RANGE);
+	dup = mem_dup(self->fd, self->c.base, self->c.len);
 	ASSERT_NE(NULL, dup);
 	ASSERT_TRUE(start_writers(self->writers, WRITERS, &self->c, STORE));
 	for (i = 0; i < nr && !stop; i++)
@@ -80,8 +90,8 @@ TEST_F_TIMEOUT(refresh, is_of_one_instant_every_time, 600)
 	stop_writers(self->writers, WRITERS);
 	EXPECT_EQ(nr, i)
 		TH_LOG("%s", problem);
-	ASSERT_EQ(0, op_release(self->fd, self->c.base, dup, RANGE, &r));
-	EXPECT_EQ(0, op_faults_of_writes(self->c.base, RANGE));
+	ASSERT_EQ(0, op_release(self->fd, self->c.base, dup, self->c.len, &r));
+	EXPECT_EQ(0, op_faults_of_writes(self->c.base, self->c.len));
 	mem_drain();
 	mem_counters(&after);
 	/* The stacks of the writers are cached for the next threads. */

@@ -4,7 +4,7 @@
 # In a guest: load /cowsnap.ko, provide swap, run the programs in
 # /files/selftests (all of them, or those named; of a program all tests, the one
 # named, or those of a variant), unload the module. Results are TAP lines; the status is 1 when one
-# is `not ok`. A program has COWSNAP_TEST_TIMEOUT seconds (300). What a kernel
+# is `not ok`. A program has COWSNAP_TEST_TIMEOUT seconds (600). What a kernel
 # with checks has to say at the end, leaks and lockdep, is a result as well.
 
 dir=/files/selftests
