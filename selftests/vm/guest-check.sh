@@ -13,7 +13,7 @@ kmemleak=/sys/kernel/debug/kmemleak
 failed=0
 # How much slower than others a kernel with all checks is.
 [ ! -e $kmemleak ] || export COWSNAP_SLOWNESS="${COWSNAP_SLOWNESS:-5}"
-limit=${COWSNAP_TEST_TIMEOUT:-$((300 * ${COWSNAP_SLOWNESS:-1}))}
+limit=${COWSNAP_TEST_TIMEOUT:-$((600 * ${COWSNAP_SLOWNESS:-1}))}
 
 result()
 {
