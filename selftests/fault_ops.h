@@ -239,13 +239,15 @@ static bool pair_busy(struct pair *p, int fd)
 	return p->b;
 }
 
-static _Atomic bool rest;
+static _Atomic bool rest, wants;
 
 static void *want_mmap_lock(void *unused)
 {
-	while (!rest)
+	do {
 		munmap(mmap(NULL, MEM_PAGE, PROT_NONE, MAP_PRIVATE |
 			    MAP_ANONYMOUS, -1, 0), MEM_PAGE);
+		wants = true;
+	} while (!rest);
 	return unused;
 }
 
@@ -288,8 +290,11 @@ static int op_step(struct op_sweep *w, struct pair *p, long n, long *left,
 	int err;
 
 	rest = false;
+	wants = false;
 	if (p->busy && pthread_create(&thread, NULL, want_mmap_lock, NULL))
 		return 1;
+	while (p->busy && !wants)
+		;
 	if (!w->by->arm(n))
 		return 1;
 	err = op_request(w, p, reason);
