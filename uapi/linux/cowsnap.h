@@ -277,6 +277,8 @@ struct cowsnap_remap {
  * That is what to call on the source when a snapshot has been unmapped.
  *
  * A huge page stays one where another can be had, and becomes base pages else.
+ * Parts of a huge page, of one that is no more mapped as a whole, are copied also
+ * when nobody else has them (any more), and not taken back.
  * Pages that were never touched and zero pages stay so, as do the unmodified
  * pages of a private file mapping, swapped-out pages that are shared with nobody
  * (with REUSE: all), and pages that a userfaultfd write-protects. Soft-dirty
@@ -404,8 +406,8 @@ struct cowsnap_diff {
  * @reserved:	in: 0
  *
  * As munmap(2) of the duplicate and UNSHARE with REUSE of the source. Nothing is
- * unmapped when the call fails, except with EINTR. SEALED when a mapping of the
- * duplicate is sealed.
+ * unmapped when the call fails, except when only the result could not be stored
+ * (EFAULT). SEALED when a mapping of the duplicate is sealed.
  */
 struct cowsnap_release {
 	__u32 size;
