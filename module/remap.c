@@ -68,11 +68,11 @@ static int check_args(struct cowsnap_op *op)
 		return err;
 	if (op->reserved)
 		return cowsnap_refuse(op, 0, COWSNAP_REASON_RESERVED, -EINVAL);
+	if (PAGE_ALIGNED(op->src | op->len) && !PAGE_ALIGNED(op->dst))
+		return cowsnap_refuse(op, op->dst, COWSNAP_REASON_ALIGN, -EINVAL);
 	err = cowsnap_check_range(op, op->src, op->len);
 	if (err)
 		return err;
-	if (!PAGE_ALIGNED(op->dst))
-		return cowsnap_refuse(op, op->dst, COWSNAP_REASON_ALIGN, -EINVAL);
 	/* A duplicate that nobody knows of: there is no room to say where it is. */
 	if (op->no_answer)
 		return cowsnap_refuse(op, 0, COWSNAP_REASON_RESULT, -EFAULT);

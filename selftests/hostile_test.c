@@ -309,7 +309,8 @@ static void run(int fd, double time, uint64_t seed)
 		if (pthread_create(&thread[i], NULL, send_attackers, &a[i]))
 			_exit(1);
 	}
-	while (!s->stop && (seconds() < end || s->done < 3)) {
+	while (!s->stop && (seconds() < end || s->done < 3 || !s->holes ||
+			    !s->refused)) {
 		/* Whatever cannot be duplicated goes, or nothing ever could. */
 		if (next_random(&random) % 4 == 0)
 			map((struct piece){ RANGE_AT, RANGE }, MAP_PRIVATE);

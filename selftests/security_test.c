@@ -309,9 +309,12 @@ static bool tells_kernel_address(const char *before, const char *after,
 	for (i = 0; i + 8 <= size; i += 4) {
 		memcpy(&was, before + i, 8);
 		memcpy(&is, after + i, 8);
-		/* Written as a whole, and not an address from the request. */
+		/*
+		 * Written as a whole, and no address from the request, nor the
+		 * beginning of one next to the end of another member.
+		 */
 		if (is >= KERNEL_FROM && is >> 32 != was >> 32 &&
-		    !memmem(before, size, &is, sizeof(is)))
+		    !memmem(before, size, (char *)&is + 4, 4))
 			return true;
 	}
 	return false;
