@@ -11,8 +11,8 @@
 #	Boot: OPTION...			for vm/run.sh
 #	Hangs: yes			what is noticed is that it does not end
 # With fault_test among the tests the module is built with fault injection.
-# Without arguments those for the debug kernel come last, when it may be there,
-# and only if KERNELS, where that is set, has it.
+# Without arguments those for the debug kernel come last, and only if KERNELS has
+# it.
 # Wanted: the tests, built, in build/check/files (as vm/check.sh leaves them).
 
 set -euo pipefail
@@ -117,7 +117,7 @@ all_patches()
 			echo "$patch"
 		fi
 	done
-	[[ " ${KERNELS-debug} " != *" debug "* ]] || printf '%s\n' "${debug[@]}"
+	[[ " ${KERNELS:-} " != *" debug "* ]] || printf '%s\n' "${debug[@]}"
 }
 
 [ -d "$files/selftests" ] || die "no tests in $files; make check builds them"

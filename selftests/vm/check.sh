@@ -23,10 +23,12 @@ out=$top/build/check
 log=$out/log
 # What neither nodes nor page-table levels make a difference to. Whatever is
 # missing here runs twice.
-same='argument_test attribute_test churn_test dirty_test file_test fuzz_test hostile_test hugetlb_test'
-same+=' hugetlb_file_test instant_test kill_test ksm_test kvm_test large_test mapped_test model_test'
-same+=' moving_test oom_test pin_test query_test race_test refused_test rmap_test security_test'
-same+=' sequence_test uffd_test'
+same='argument_test attribute_test churn_test diff_test dirty_test file_test fuzz_test hostile_test'
+same+=' hugetlb_file_test hugetlb_test instant_test kill_test ksm_test kvm_test large_test mapped_test'
+same+=' model_test moving_test oom_test ops_argument_test ops_place_test ops_race_test pin_test'
+same+=' query_test race_test refresh_test refused_test release_kinds_test release_test rmap_test'
+same+=' security_test sequence_test sync_kinds_test sync_rmap_test sync_test uffd_test'
+same+=' unshare_kinds_test unshare_test'
 
 # How kernel $1 is called in file names.
 name_of()
