@@ -141,6 +141,21 @@ static bool pair_huge(struct pair *p, int fd)
 	return true;
 }
 
+/* The huge zero page, which one side has torn: it is huge on all kernels. */
+static bool pair_huge_zero(struct pair *p, int fd)
+{
+	p->a = mem_map_offset(MEM_HUGE, MEM_HUGE, 0);
+	p->nr = MEM_HUGE / MEM_PAGE;
+	if (!p->a || madvise(p->a, MEM_HUGE, MADV_HUGEPAGE) ||
+	    !mem_is_zero(p->a, MEM_PAGE))
+		return false;
+	p->b = mem_dup(fd, p->a, MEM_HUGE);
+	if (!p->b)
+		return false;
+	set_a(p, 3, 101);
+	return true;
+}
+
 /* Of what @b has some 500 pages are replaced at once. */
 static bool pair_large(struct pair *p, int fd)
 {

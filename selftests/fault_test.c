@@ -248,6 +248,7 @@ FAULT_OP(SYNC, sync_plain, pair_plain, 0);
 FAULT_OP(SYNC, sync_large, pair_large, 0);
 FAULT_OP(SYNC, sync_swapped, pair_swapped, 0);
 FAULT_OP(SYNC, sync_huge, pair_huge, 0);
+FAULT_OP(SYNC, sync_huge_zero, pair_huge_zero, 0);
 FAULT_OP(SYNC, sync_pinned, pair_pinned, 0);
 FAULT_OP(SYNC, sync_merged, pair_merged, 0);
 FAULT_OP(SYNC, sync_file, pair_file, 0);
