@@ -303,6 +303,14 @@ static inline void cowsnap_flush_secondary(struct mm_struct *mm,
 #endif
 }
 
+/* What nobody may reach any more, before it goes: by a CPU or by such a device. */
+static inline void cowsnap_flush_replaced(struct mm_struct *mm,
+					  unsigned long start, unsigned long end)
+{
+	cowsnap_flush_tlb(mm, start, end);
+	cowsnap_flush_secondary(mm, start, end);
+}
+
 /*
  * Raise the map count of an anonymous page for the duplicate's entry and mark
  * it shared. -EBUSY when it may be pinned, which has changed nothing. Page-table

@@ -89,7 +89,8 @@ static inline unsigned long cowsnap_file_pgoff(struct vm_area_struct *vma,
 bool cowsnap_range_fits(unsigned long start, unsigned long len);
 int cowsnap_check_range(struct cowsnap_op *op, unsigned long start,
 			unsigned long len);
-int cowsnap_check_ranges(struct cowsnap_op *op);
+int cowsnap_check_flags(struct cowsnap_op *op, u32 known);
+int cowsnap_check_pair(struct cowsnap_op *op);
 int cowsnap_check_vma(struct cowsnap_op *op, struct vm_area_struct *vma,
 		      unsigned long start, unsigned long end);
 int cowsnap_check_vmas(struct cowsnap_op *op, unsigned long start,

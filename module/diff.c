@@ -363,14 +363,8 @@ static int diff(struct diff *d)
 
 static int check_args(struct cowsnap_op *op)
 {
-	int err;
+	int err = cowsnap_check_pair(op);
 
-	if (op->flags)
-		return cowsnap_refuse(op, 0, COWSNAP_REASON_FLAG_UNKNOWN,
-				      -EOPNOTSUPP);
-	if (op->reserved)
-		return cowsnap_refuse(op, 0, COWSNAP_REASON_RESERVED, -EINVAL);
-	err = cowsnap_check_ranges(op);
 	if (err)
 		return err;
 	if (op->offset > op->len)

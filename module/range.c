@@ -32,11 +32,24 @@ int cowsnap_check_range(struct cowsnap_op *op, unsigned long start,
 	return 0;
 }
 
-/* The same of both ranges, which must not overlap. */
-int cowsnap_check_ranges(struct cowsnap_op *op)
+/* Are all flags of the request among the @known ones? 0 or -EOPNOTSUPP. */
+int cowsnap_check_flags(struct cowsnap_op *op, u32 known)
 {
-	int err = cowsnap_check_range(op, op->src, op->len);
+	if (op->flags & ~known)
+		return cowsnap_refuse(op, 0, COWSNAP_REASON_FLAG_UNKNOWN,
+				      -EOPNOTSUPP);
+	return 0;
+}
 
+/* All of a request that has no flags and is about two ranges, apart. */
+int cowsnap_check_pair(struct cowsnap_op *op)
+{
+	int err = cowsnap_check_flags(op, 0);
+
+	if (!err && op->reserved)
+		err = cowsnap_refuse(op, 0, COWSNAP_REASON_RESERVED, -EINVAL);
+	if (!err)
+		err = cowsnap_check_range(op, op->src, op->len);
 	if (!err)
 		err = cowsnap_check_range(op, op->dst, op->len);
 	if (!err && op->dst < op->src + op->len && op->src < op->dst + op->len)
@@ -161,7 +174,7 @@ int cowsnap_check_vmas(struct cowsnap_op *op, unsigned long start,
  * Return: 0, -ENOMEM or -EOPNOTSUPP.
  */
 int cowsnap_touch(struct cowsnap_op *op, struct vm_area_struct *vma,
-		     unsigned long addr, unsigned int flags)
+		  unsigned long addr, unsigned int flags)
 {
 	vm_fault_t fault = VM_FAULT_OOM;
 

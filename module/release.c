@@ -40,11 +40,9 @@ static unsigned int drop_shared(struct cowsnap_walk *walk,
 		dropped = true;
 	}
 	/* As soon as its lock is dropped, src may lose the page, the last user. */
-	if (dropped) {
-		cowsnap_flush_tlb(walk->op->mm, span->dst, span->dst + span->len);
-		cowsnap_flush_secondary(walk->op->mm, span->dst,
-					span->dst + span->len);
-	}
+	if (dropped)
+		cowsnap_flush_replaced(walk->op->mm, span->dst,
+				       span->dst + span->len);
 	return i;
 }
 
@@ -151,16 +149,10 @@ static int check(struct cowsnap_op *op)
  */
 int cowsnap_release(struct cowsnap_op *op)
 {
+	int err = cowsnap_check_pair(op);
 	struct unshare *u;
 	LIST_HEAD(uf);
-	int err;
 
-	if (op->flags)
-		return cowsnap_refuse(op, 0, COWSNAP_REASON_FLAG_UNKNOWN,
-				      -EOPNOTSUPP);
-	if (op->reserved)
-		return cowsnap_refuse(op, 0, COWSNAP_REASON_RESERVED, -EINVAL);
-	err = cowsnap_check_ranges(op);
 	if (err)
 		return err;
 	u = cowsnap_alloc_unshare(op);

@@ -50,10 +50,10 @@ static bool op_has_fixed_dst(const struct cowsnap_op *op)
 static int check_flags(struct cowsnap_op *op)
 {
 	const u32 both = COWSNAP_REMAP_FIXED | COWSNAP_REMAP_FIXED_NOREPLACE;
+	int err = cowsnap_check_flags(op, COWSNAP_REMAP_FLAGS);
 
-	if (op->flags & ~COWSNAP_REMAP_FLAGS)
-		return cowsnap_refuse(op, 0, COWSNAP_REASON_FLAG_UNKNOWN,
-				      -EOPNOTSUPP);
+	if (err)
+		return err;
 	if ((op->flags & both) == both)
 		return cowsnap_refuse(op, 0, COWSNAP_REASON_FLAG_CONFLICT,
 				      -EINVAL);

@@ -18,7 +18,6 @@
 
 #include "cowsnap.h"
 #include "large.h"
-#include "reuse.h"
 #include "share.h"
 
 /* Pages taken out of the destination and not flushed yet, with a reference. */
@@ -49,11 +48,9 @@ static void flush_replaced(struct cowsnap_walk *walk)
 	struct cowsnap_replaced *replaced = walk->replaced;
 	unsigned int i;
 
-	if (replaced->end) {
-		cowsnap_flush_tlb(walk->op->mm, replaced->start, replaced->end);
-		cowsnap_flush_secondary(walk->op->mm, replaced->start,
-					replaced->end);
-	}
+	if (replaced->end)
+		cowsnap_flush_replaced(walk->op->mm, replaced->start,
+				       replaced->end);
 	for (i = 0; i < replaced->nr; i++) {
 		cowsnap_free_swap_cache(replaced->folios[i]);
 		folio_put(replaced->folios[i]);
@@ -485,15 +482,9 @@ static int sync_locked(struct cowsnap_op *op, struct sync *sync)
  */
 int cowsnap_sync(struct cowsnap_op *op)
 {
+	int err = cowsnap_check_pair(op);
 	struct sync *sync;
-	int err;
 
-	if (op->flags)
-		return cowsnap_refuse(op, 0, COWSNAP_REASON_FLAG_UNKNOWN,
-				      -EOPNOTSUPP);
-	if (op->reserved)
-		return cowsnap_refuse(op, 0, COWSNAP_REASON_RESERVED, -EINVAL);
-	err = cowsnap_check_ranges(op);
 	if (err)
 		return err;
 	sync = cowsnap_fault() ? NULL : kzalloc(sizeof(*sync), GFP_KERNEL);

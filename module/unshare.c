@@ -171,12 +171,6 @@ static int copy_batch(struct unshare *u)
 	return err;
 }
 
-static void flush(struct mm_struct *mm, unsigned long start, unsigned long end)
-{
-	cowsnap_flush_tlb(mm, start, end);
-	cowsnap_flush_secondary(mm, start, end);
-}
-
 /* A copy that is ours alone takes the place of what @old says. */
 static pte_t entry_of_copy(struct unshare *u, struct folio *copy, pte_t old)
 {
@@ -264,7 +258,7 @@ static unsigned long install(struct unshare *u, pmd_t *pmd, unsigned long addr)
 		done = take_out(u, pte, start);
 		u->nr = done;
 		if (done)
-			flush(u->op->mm, start, end);
+			cowsnap_flush_replaced(u->op->mm, start, end);
 		put_in(u, pte, start);
 		spin_unlock(ptl);
 	}
@@ -429,11 +423,10 @@ static int check_node(struct cowsnap_op *op)
 
 static int check_args(struct cowsnap_op *op)
 {
-	int err;
+	int err = cowsnap_check_flags(op, COWSNAP_UNSHARE_FLAGS);
 
-	if (op->flags & ~COWSNAP_UNSHARE_FLAGS)
-		return cowsnap_refuse(op, 0, COWSNAP_REASON_FLAG_UNKNOWN,
-				      -EOPNOTSUPP);
+	if (err)
+		return err;
 	if (op->reserved)
 		return cowsnap_refuse(op, 0, COWSNAP_REASON_RESERVED, -EINVAL);
 	err = check_node(op);

@@ -96,7 +96,7 @@ static int copy_huge(struct unshare *u, unsigned long addr, pmd_t *pmdp, pmd_t o
 
 	for (i = 0; i < HPAGE_PMD_NR && !err; i++)
 		err = cowsnap_copy_page(u, folio_page(copy, i), page + i,
-				   addr + i * PAGE_SIZE);
+					addr + i * PAGE_SIZE);
 	if (err)
 		goto out_put;
 	cowsnap_notify_start(&range, u->op->mm, MMU_NOTIFY_CLEAR, addr,

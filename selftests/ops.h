@@ -16,6 +16,12 @@
 #define PAGES(n)	((n) * MEM_PAGE)
 #define U64(p)		((__u64)(uintptr_t)(p))
 
+/* In a fixture with fd, src and dup: LEN bytes of src get a duplicate. */
+#define DUPLICATE() do {						\
+	self->dup = mem_dup(self->fd, self->src, LEN);			\
+	ASSERT_NE(NULL, self->dup);					\
+} while (0)
+
 static inline int op_call(int fd, unsigned long cmd, void *arg)
 {
 	return ioctl(fd, cmd, arg) ? -errno : 0;

@@ -12,23 +12,6 @@
 
 #define NR	4	/* pages of each range */
 
-union any {
-	struct {
-		__u32 size, flags;
-		__u64 first;
-		union {
-			__u64 second;
-			__u64 len_of_one;
-		};
-		__u64 len;
-	};
-	struct cowsnap_unshare unshare;
-	struct cowsnap_sync sync;
-	struct cowsnap_diff diff;
-	struct cowsnap_release release;
-	char bytes[128];
-};
-
 FIXTURE(ops)
 {
 	int fd;

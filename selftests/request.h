@@ -37,6 +37,24 @@ static inline bool all_bytes(const void *p, unsigned char value, size_t len)
 	return true;
 }
 
+/* A request to UNSHARE, SYNC, DIFF or RELEASE, by what they have in common. */
+union any {
+	struct {
+		__u32 size, flags;
+		__u64 first;
+		union {
+			__u64 second;
+			__u64 len_of_one;
+		};
+		__u64 len;
+	};
+	struct cowsnap_unshare unshare;
+	struct cowsnap_sync sync;
+	struct cowsnap_diff diff;
+	struct cowsnap_release release;
+	char bytes[128];
+};
+
 /* Four pages of source between guards, and a request for them. */
 #define REQUEST_FIXTURE(name)						\
 FIXTURE(name)								\

@@ -62,11 +62,6 @@ FIXTURE_TEARDOWN(kinds)
 	close(self->fd);
 }
 
-#define DUPLICATE() do {						\
-	self->dup = mem_dup(self->fd, self->src, LEN);			\
-	ASSERT_NE(NULL, self->dup);					\
-} while (0)
-
 static int refresh(FIXTURE_DATA(kinds) *self)
 {
 	return op_sync(self->fd, self->src, self->dup, LEN, &self->s);

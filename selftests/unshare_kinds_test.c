@@ -46,11 +46,6 @@ FIXTURE_TEARDOWN(kinds)
 	close(self->fd);
 }
 
-#define DUPLICATE() do {						\
-	self->dup = mem_dup(self->fd, self->src, LEN);			\
-	ASSERT_NE(NULL, self->dup);					\
-} while (0)
-
 static int unshare_src(FIXTURE_DATA(kinds) *self, unsigned int flags)
 {
 	return op_unshare(self->fd, self->src, LEN, flags, &self->u);
