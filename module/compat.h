@@ -18,6 +18,7 @@
 #include <linux/mman.h>
 #include <linux/mmu_notifier.h>
 #include <linux/pgtable.h>
+#include <linux/prefetch.h>
 #include <linux/rmap.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
@@ -340,6 +341,24 @@ static inline int cowsnap_dup_rmap_pmd(struct folio *folio, struct page *page,
 #else
 	return page_try_dup_anon_rmap(page, /* compound= */true, src_vma);
 #endif
+}
+
+#ifdef COWSNAP_HAVE_MEMDESC_FLAGS
+#define cowsnap_page_flags(page)	(&(page)->flags.f)
+#else
+#define cowsnap_page_flags(page)	(&(page)->flags)
+#endif
+
+/* PageAnonExclusive() of a page of any folio but hugetlb's, which it asks for. */
+static inline bool cowsnap_is_exclusive(struct page *page)
+{
+	return test_bit(PG_anon_exclusive, cowsnap_page_flags(page));
+}
+
+/* Others change other bits at any time, with no lock that we hold. */
+static inline void cowsnap_clear_exclusive(struct page *page)
+{
+	clear_bit(PG_anon_exclusive, cowsnap_page_flags(page));
 }
 
 /* Make a new folio an exclusive anonymous page of @vma at @addr. */

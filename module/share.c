@@ -14,14 +14,15 @@
  * Order: notifiers of secondary MMUs first, then write_protect_seq (so that
  * GUP-fast pins no page that is about to be shared), entries, flush, copies.
  */
+#include "hot.h"
 #include "hugetlb.h"
 #include "large.h"
 #include "reuse.h"
 #include "share.h"
 
 /* Map something in the destination, in place of what a SYNC finds there. */
-static __always_inline void set_dst(struct cowsnap_walk *walk, unsigned long addr,
-				    pte_t *dst, pte_t pte)
+static void set_dst(struct cowsnap_walk *walk, unsigned long addr, pte_t *dst,
+		    pte_t pte)
 {
 	if (unlikely(walk->replaced)) {
 		cowsnap_clear_dst(walk, addr, dst);
@@ -173,9 +174,8 @@ static void keep_content(struct folio *folio)
  *
  * Returns false when the walk must drop its locks first.
  */
-static __always_inline bool share_present(struct cowsnap_walk *walk,
-					  unsigned long addr, pte_t *src,
-					  pte_t *dst, pte_t pte)
+static bool share_present(struct cowsnap_walk *walk, unsigned long addr,
+			  pte_t *src, pte_t *dst, pte_t pte)
 {
 	struct mm_struct *mm = walk->op->mm;
 	struct share *share = walk->private;
@@ -231,25 +231,39 @@ bool cowsnap_share_entry(struct cowsnap_walk *walk, unsigned long addr,
 	return share_nonpresent(walk, addr, src, dst, pte);
 }
 
+/* Is nothing to be heeded in this mapping that hot.h knows nothing of? */
+static bool is_plain(struct cowsnap_walk *walk)
+{
+	return entries_are_plain() && !walk->has_relatives &&
+	       !has_other_rights(walk) &&
+	       !(walk->src_vma->vm_flags & __VM_UFFD_FLAGS);
+}
+
+static bool share_one(struct cowsnap_walk *walk, unsigned long addr, pte_t *src,
+		      pte_t *dst)
+{
+	return pte_none(ptep_get(src)) ||
+	       cowsnap_share_entry(walk, addr, src, dst);
+}
+
 /* First pass: share what can be shared, protect the rest. */
 static unsigned int share_ptes(struct cowsnap_walk *walk,
 			       const struct cowsnap_span *span)
 {
+	unsigned int i = 0, nr = span->len / PAGE_SIZE, hot;
 	pte_t *src = span->src_pte, *dst = span->dst_pte;
-	unsigned int i, nr = span->len / PAGE_SIZE;
-	unsigned long addr = span->src;
+	bool plain = is_plain(walk);
 
-	for (i = 0; i < nr; i++, src++, dst++, addr += PAGE_SIZE) {
-		pte_t pte = ptep_get(src);
-
-		if (pte_none(pte))
-			continue;
-		if (likely(pte_present(pte))) {
-			if (!share_present(walk, addr, src, dst, pte))
-				break;
-		} else if (!share_nonpresent(walk, addr, src, dst, pte)) {
-			break;
+	for (;; i++) {
+		if (plain) {
+			hot = hot_share(walk->op->mm, span->dst + i * PAGE_SIZE,
+					src + i, dst + i, nr - i);
+			walk->rss_anon += hot;
+			i += hot;
 		}
+		if (i == nr || !share_one(walk, span->src + i * PAGE_SIZE,
+					  src + i, dst + i))
+			break;
 	}
 	walk->op->shared += walk->rss_anon;
 	return i;
@@ -576,8 +590,7 @@ int cowsnap_share(struct cowsnap_op *op)
 	mmap_assert_write_locked(mm);
 	cowsnap_notify_start(&range, mm, MMU_NOTIFY_PROTECTION_PAGE, op->src,
 			     op->src + op->len);
-	/* The raw variant: readers do not spin, and we may be preempted. */
-	raw_write_seqcount_begin(&mm->write_protect_seq);
+	cowsnap_sharing_begin(mm);
 	err = share_pass(op, &share, &share_ops);
 	/*
 	 * Also when nothing was writable: reclaim may have taken out entries
@@ -587,7 +600,7 @@ int cowsnap_share(struct cowsnap_op *op)
 	cowsnap_flush_tlb(mm, op->src, op->src + op->len);
 	if (!err && op->left)
 		err = share_pass(op, &share, &copy_ops);
-	raw_write_seqcount_end(&mm->write_protect_seq);
+	cowsnap_sharing_end(mm);
 	cowsnap_notify_end(&range);
 	cowsnap_share_done(&share);
 	return err;

@@ -28,6 +28,23 @@ struct share {
 	unsigned long folio_addr;
 };
 
+/*
+ * While pages become shared nobody may pin one by walking page tables without a
+ * lock: who has begun to before finds the count changed, and unpins. He has
+ * taken a reference then, which we see; that is what the barrier is for.
+ * The raw variant: readers do not spin, and we may be preempted.
+ */
+static inline void cowsnap_sharing_begin(struct mm_struct *mm)
+{
+	raw_write_seqcount_begin(&mm->write_protect_seq);
+	smp_mb();
+}
+
+static inline void cowsnap_sharing_end(struct mm_struct *mm)
+{
+	raw_write_seqcount_end(&mm->write_protect_seq);
+}
+
 bool cowsnap_share_entry(struct cowsnap_walk *walk, unsigned long addr,
 			 pte_t *src, pte_t *dst);
 bool cowsnap_copy_entry(struct cowsnap_walk *walk, unsigned long addr,

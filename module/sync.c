@@ -366,14 +366,14 @@ static int sync_ranges(struct cowsnap_op *op, struct sync *sync)
 			     op->src + op->len);
 	cowsnap_notify_start(&to, mm, MMU_NOTIFY_CLEAR, op->dst,
 			     op->dst + op->len);
-	raw_write_seqcount_begin(&mm->write_protect_seq);
+	cowsnap_sharing_begin(mm);
 	err = sync_pass(op, sync, /* copy= */false);
 	/* What was the same on both sides was protected and flushed before. */
 	if (err || op->changed || op->left)
 		cowsnap_flush_tlb(mm, op->src, op->src + op->len);
 	if (!err && op->left)
 		err = sync_pass(op, sync, /* copy= */true);
-	raw_write_seqcount_end(&mm->write_protect_seq);
+	cowsnap_sharing_end(mm);
 	cowsnap_notify_end(&to);
 	cowsnap_notify_end(&from);
 	cowsnap_share_done(&sync->share);
