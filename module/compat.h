@@ -89,6 +89,7 @@ typedef swp_entry_t softleaf_t;
 #endif
 #endif
 #ifdef COWSNAP_HAVE_UFFD_WP_NAMES
+#define _PAGE_UFFD			_PAGE_UFFD_WP
 #define pte_uffd(pte)			pte_uffd_wp(pte)
 #define pmd_uffd(pmd)			pmd_uffd_wp(pmd)
 #define pte_mkuffd(pte)			pte_mkuffd_wp(pte)
@@ -361,6 +362,21 @@ static inline void cowsnap_clear_exclusive(struct page *page)
 	clear_bit(PG_anon_exclusive, cowsnap_page_flags(page));
 }
 
+static inline void cowsnap_set_exclusive(struct page *page)
+{
+	set_bit(PG_anon_exclusive, cowsnap_page_flags(page));
+}
+
+/* folio->mapping of the pages that hang on the anon_vma of @vma. */
+static inline unsigned long cowsnap_mapping_of(struct vm_area_struct *vma)
+{
+#ifdef FOLIO_MAPPING_ANON
+	return (unsigned long)vma->anon_vma + FOLIO_MAPPING_ANON;
+#else
+	return (unsigned long)vma->anon_vma + PAGE_MAPPING_ANON;
+#endif
+}
+
 /* Make a new folio an exclusive anonymous page of @vma at @addr. */
 static inline void cowsnap_add_new_folio(struct folio *folio,
 					 struct vm_area_struct *vma,
@@ -440,6 +456,16 @@ static inline void cowsnap_free_swap_cache(struct folio *folio)
 #endif
 }
 
+/* folio_put() of each, which takes the locks for freeing them less often. */
+static inline void cowsnap_put_folios(struct folio **folios, unsigned int nr)
+{
+#if COWSNAP_SINCE(6, 2)
+	release_pages(folios, nr);
+#else
+	release_pages((struct page **)folios, nr);
+#endif
+}
+
 /* A swap entry has been taken out of a page table. */
 static inline void cowsnap_put_swap(swp_entry_t entry)
 {
@@ -464,6 +490,15 @@ static inline pte_t cowsnap_pte_mkwrite(pte_t pte)
 #else
 	return pte_mkwrite(pte);
 #endif
+}
+
+/*
+ * The entry that a write fault would leave. Dirty, so that the CPU need not
+ * come back for that either, and that MADV_FREE is over for the page.
+ */
+static inline pte_t cowsnap_writable(pte_t pte)
+{
+	return cowsnap_pte_mkwrite(pte_mkyoung(pte_mkdirty(pte)));
 }
 
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE

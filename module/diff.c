@@ -12,6 +12,7 @@
 #include <linux/uaccess.h>
 
 #include "cowsnap.h"
+#include "hot.h"
 #include "hugetlb.h"
 #include "pgwalk.h"
 
@@ -98,6 +99,16 @@ static struct content content_of_pmd(struct vm_area_struct *vma, pmd_t pmd,
 	return (struct content){ PAGE, pmd_pfn(pmd) + nr };
 }
 
+static bool is_huge(const struct side *side)
+{
+	return side->ptl && cowsnap_pmd_is_huge(side->pmd);
+}
+
+static pte_t *entry_at(const struct side *side, unsigned long offset)
+{
+	return pte_offset_kernel((pmd_t *)&side->pmd, side->addr + offset);
+}
+
 static struct content content_at(const struct side *side, unsigned long offset)
 {
 	unsigned long addr = side->addr + offset;
@@ -106,8 +117,17 @@ static struct content content_at(const struct side *side, unsigned long offset)
 		return content_untouched(side->vma);
 	if (cowsnap_pmd_is_huge(side->pmd))
 		return content_of_pmd(side->vma, side->pmd, addr);
-	return content_of_pte(side->vma,
-			      ptep_get(pte_offset_kernel((pmd_t *)&side->pmd, addr)));
+	return content_of_pte(side->vma, ptep_get(entry_at(side, offset)));
+}
+
+/* How many bytes from @at on are the same pages, found by comparing entries only. */
+static unsigned long same_entries(const struct diff *d, unsigned long at,
+				  unsigned long len)
+{
+	if (!d->a.ptl || !d->b.ptl || is_huge(&d->a) || is_huge(&d->b))
+		return 0;
+	return hot_same(entry_at(&d->a, at), entry_at(&d->b, at),
+			(len - at) / PAGE_SIZE) * PAGE_SIZE;
 }
 
 static bool same_content(const struct diff *d, struct content a, struct content b)
@@ -132,11 +152,6 @@ static bool list(struct diff *d, unsigned long start, unsigned long end)
 	}
 	d->ranges[d->nr++] = (struct cowsnap_range){ start, end };
 	return true;
-}
-
-static bool is_huge(const struct side *side)
-{
-	return side->ptl && cowsnap_pmd_is_huge(side->pmd);
 }
 
 static void find_lock(struct mm_struct *mm, struct side *side)
@@ -217,10 +232,14 @@ static unsigned long diff_span(struct diff *d, unsigned long offset,
 	/* Nothing on both sides, or two huge pages: it is the same for all. */
 	if (d->a.ptl ? is_huge(&d->a) && is_huge(&d->b) : !d->b.ptl)
 		step = len;
-	for (; at < len; at += step)
+	for (; at < len; at += step) {
+		at += same_entries(d, at, len);
+		if (at == len)
+			break;
 		if (!same_content(d, content_at(&d->a, at), content_at(&d->b, at)) &&
 		    !list(d, offset + at, offset + at + step))
 			break;
+	}
 	unlock_sides(d);
 	return offset + at;
 }

@@ -10,6 +10,9 @@
 #ifndef COWSNAP_ENTRY_H
 #define COWSNAP_ENTRY_H
 
+#define ENTRY_PLAIN_STORES \
+	(IS_ENABLED(CONFIG_X86) && !IS_ENABLED(CONFIG_PAGE_TABLE_CHECK))
+
 #ifdef CONFIG_X86
 
 /* What leads from an entry to its page; for a loop to have in registers. */
@@ -33,6 +36,20 @@ static inline bool entries_are_plain(void)
 static inline bool entry_is_usual(pte_t pte)
 {
 	return (native_pte_val(pte) & (_PAGE_PRESENT | _PAGE_SPECIAL)) ==
+	       _PAGE_PRESENT;
+}
+
+/* Usual, and not writable. */
+static inline bool entry_is_shared(pte_t pte)
+{
+	return (native_pte_val(pte) & (_PAGE_PRESENT | _PAGE_SPECIAL | _PAGE_RW)) ==
+	       _PAGE_PRESENT;
+}
+
+/* Usual, and no userfaultfd waits for somebody to write. */
+static inline bool entry_is_unwatched(pte_t pte)
+{
+	return (native_pte_val(pte) & (_PAGE_PRESENT | _PAGE_SPECIAL | _PAGE_UFFD)) ==
 	       _PAGE_PRESENT;
 }
 
@@ -63,6 +80,11 @@ static inline void entry_set(pte_t *ptep, pte_t pte)
 	native_set_pte(ptep, pte);
 }
 
+static inline bool entry_is_none(pte_t pte)
+{
+	return !native_pte_val(pte);
+}
+
 /* What the hardware or software has marked as dirty. */
 static inline bool entry_is_dirty(pte_t pte)
 {
@@ -73,21 +95,42 @@ static inline bool entry_is_dirty(pte_t pte)
 #endif
 }
 
+/* cowsnap_writable(), of a present entry. */
+static inline pte_t entry_make_writable(pte_t pte)
+{
+	pteval_t value = native_pte_val(pte);
+
+#ifdef _PAGE_SAVED_DIRTY
+	value &= ~_PAGE_SAVED_DIRTY;
+#endif
+	return native_make_pte(value | _PAGE_RW | _PAGE_DIRTY | _PAGE_ACCESSED |
+			       _PAGE_SOFT_DIRTY);
+}
+
 static inline unsigned long entry_value(pte_t *ptep)
 {
 	return native_pte_val(READ_ONCE(*ptep));
 }
 
 /* Bits that all of several values have: are they all present? */
-static inline bool entries_are_usual(unsigned long common)
+static inline bool entries_are_present(unsigned long common)
 {
 	return common & _PAGE_PRESENT;
 }
 
-/* Bits that differ in one of several pairs of present entries. */
+/*
+ * Bits that differ in one of several pairs of entries, one of which is present:
+ * is the other one not, or of another page?
+ */
 static inline bool entries_differ(const struct frames *f, unsigned long bits)
 {
-	return bits & f->bits;
+	return bits & (f->bits | _PAGE_PRESENT);
+}
+
+/* Does @b map the page of @a, which is present? */
+static inline bool entries_share_page(const struct frames *f, pte_t a, pte_t b)
+{
+	return !entries_differ(f, native_pte_val(a) ^ native_pte_val(b));
 }
 
 #else /* !CONFIG_X86 */
@@ -109,6 +152,16 @@ static inline bool entry_is_usual(pte_t pte)
 	return pte_present(pte) && !pte_protnone(pte) && !pte_special(pte);
 }
 
+static inline bool entry_is_shared(pte_t pte)
+{
+	return entry_is_usual(pte) && !pte_write(pte);
+}
+
+static inline bool entry_is_unwatched(pte_t pte)
+{
+	return entry_is_usual(pte) && !pte_uffd(pte);
+}
+
 static inline struct page *entry_page(const struct frames *f, pte_t pte)
 {
 	return pte_page(pte);
@@ -124,9 +177,19 @@ static inline bool entry_is_settled(pte_t pte)
 	return false;
 }
 
+static inline bool entry_is_none(pte_t pte)
+{
+	return pte_none(pte);
+}
+
 static inline bool entry_is_dirty(pte_t pte)
 {
 	return pte_dirty(pte);
+}
+
+static inline pte_t entry_make_writable(pte_t pte)
+{
+	return cowsnap_writable(pte);
 }
 
 static inline unsigned long entry_value(pte_t *ptep)
@@ -135,7 +198,7 @@ static inline unsigned long entry_value(pte_t *ptep)
 }
 
 /* Which bits say so is not known here: look at them one by one. */
-static inline bool entries_are_usual(unsigned long common)
+static inline bool entries_are_present(unsigned long common)
 {
 	return false;
 }
@@ -143,6 +206,11 @@ static inline bool entries_are_usual(unsigned long common)
 static inline bool entries_differ(const struct frames *f, unsigned long bits)
 {
 	return true;
+}
+
+static inline bool entries_share_page(const struct frames *f, pte_t a, pte_t b)
+{
+	return pte_present(b) && pte_pfn(a) == pte_pfn(b);
 }
 
 /* Never: what is not settled is for the kernel's helpers. */
@@ -153,14 +221,27 @@ static inline void entry_set(pte_t *ptep, pte_t pte)
 
 #endif
 
-/* Where nothing was. With CONFIG_PAGE_TABLE_CHECK somebody counts. */
-static inline void entry_set_new(struct mm_struct *mm, unsigned long addr,
-				 pte_t *ptep, pte_t pte)
+/*
+ * Where nothing was, or the same page with fewer rights, or to be nothing. With
+ * CONFIG_PAGE_TABLE_CHECK somebody counts. Clearing by a plain store loses the
+ * accessed bit at most, as long as the entry is not writable.
+ */
+static inline void entry_map(struct mm_struct *mm, unsigned long addr,
+			     pte_t *ptep, pte_t pte)
 {
-	if (IS_ENABLED(CONFIG_X86) && !IS_ENABLED(CONFIG_PAGE_TABLE_CHECK))
+	if (ENTRY_PLAIN_STORES)
 		entry_set(ptep, pte);
 	else
 		set_pte_at(mm, addr, ptep, pte);
+}
+
+static inline void entry_clear(struct mm_struct *mm, unsigned long addr,
+			       pte_t *ptep)
+{
+	if (ENTRY_PLAIN_STORES)
+		entry_set(ptep, __pte(0));
+	else
+		ptep_get_and_clear(mm, addr, ptep);
 }
 
 #endif /* COWSNAP_ENTRY_H */

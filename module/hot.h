@@ -42,19 +42,22 @@ static __always_inline void hot_prefetch_first(const struct frames *f,
 		hot_prefetch(f, ptep_get(ptep + i));
 }
 
+/* An anonymous base page, mapped by an entry whose lock is held: it stays one. */
+static __always_inline bool hot_is_base(struct page *page)
+{
+	return !PageCompound(page) && folio_test_anon((struct folio *)page);
+}
+
 /*
- * An anonymous base page, not merged by KSM, with so few references that neither
- * can it be pinned, see folio_maybe_dma_pinned(), nor the count overflow. It is
- * mapped by an entry whose lock is held: it stays what it is.
- *
- * A pin that comes later is undone, see cowsnap_sharing_begin().
+ * Such a page that is not merged by KSM and has so few references that neither
+ * can it be pinned, see folio_maybe_dma_pinned(), nor the count overflow. A pin
+ * that comes later is undone, see cowsnap_sharing_begin().
  */
 static __always_inline bool hot_is_plain(struct page *page)
 {
 	struct folio *folio = (struct folio *)page;
 
-	return !PageCompound(page) && folio_test_anon(folio) &&
-	       !folio_test_ksm(folio) &&
+	return hot_is_base(page) && !folio_test_ksm(folio) &&
 	       (unsigned int)folio_ref_count(folio) < GUP_PIN_COUNTING_BIAS;
 }
 
@@ -72,17 +75,29 @@ static __always_inline void hot_add_mapping(struct page *page)
 	atomic64_add((1LL << 32) + 1, (atomic64_t *)&page->_mapcount);
 }
 
+/* Entries in a row, of which the first maps @addr. */
+struct hot_entries {
+	struct mm_struct *mm;
+	unsigned long addr;
+	pte_t *ptep;
+};
+
+static __always_inline struct hot_entries hot_from(struct hot_entries e,
+						   unsigned int i)
+{
+	return (struct hot_entries){ e.mm, e.addr + i * PAGE_SIZE, e.ptep + i };
+}
+
 /*
  * Share one page: protect it in the source, map it in the destination, where
  * nothing is. Returns false, and has done nothing, when it is not plain or its
  * entry is one whose change must not miss what a CPU does to it meanwhile.
  */
-static __always_inline bool hot_share_one(struct mm_struct *mm,
-					  const struct frames *f,
-					  unsigned long dst_addr, pte_t *src,
-					  pte_t *dst)
+static __always_inline bool hot_share_one(const struct frames *f, pte_t *src,
+					  const struct hot_entries *dst,
+					  unsigned int i)
 {
-	pte_t pte = ptep_get(src);
+	pte_t pte = ptep_get(src + i);
 	struct page *page;
 
 	if (!entry_is_usual(pte) || !entry_is_dirty(pte))
@@ -94,43 +109,51 @@ static __always_inline bool hot_share_one(struct mm_struct *mm,
 		if (!entry_is_settled(pte))
 			return false;
 		pte = pte_wrprotect(pte);
-		entry_set(src, pte);
+		entry_set(src + i, pte);
 	}
 	if (cowsnap_is_exclusive(page))
 		cowsnap_clear_exclusive(page);
 	hot_add_mapping(page);
-	entry_set_new(mm, dst_addr, dst, pte_mkold(pte_clear_uffd(pte)));
+	entry_map(dst->mm, dst->addr + i * PAGE_SIZE, dst->ptep + i,
+		  pte_mkold(pte_clear_uffd(pte)));
 	return true;
 }
 
 /**
  * hot_share - share pages as long as they are plain
- * @mm: whose page tables these are
- * @dst_addr: the address that the first entry of @dst maps
  * @src: entries of the source
  * @dst: as many empty entries of the duplicate, which has the same rights
  * @nr: how many
  *
  * Return: how many are shared; the next one is not plain.
  */
-static __always_inline unsigned int hot_share(struct mm_struct *mm,
-					      unsigned long dst_addr, pte_t *src,
-					      pte_t *dst, unsigned int nr)
+static __always_inline unsigned int hot_share(pte_t *src, struct hot_entries dst,
+					      unsigned int nr)
 {
 	const struct frames f = frames_of_memory();
 	unsigned int i;
 
 	hot_prefetch_first(&f, src, nr);
-	for (i = 0; i < nr; i++, dst_addr += PAGE_SIZE) {
+	for (i = 0; i < nr; i++) {
 		if (i + HOT_AHEAD < nr)
 			hot_prefetch(&f, ptep_get(src + i + HOT_AHEAD));
-		if (!hot_share_one(mm, &f, dst_addr, src + i, dst + i))
+		if (!hot_share_one(&f, src, &dst, i))
 			break;
 	}
 	return i;
 }
 
 #define HOT_AT_ONCE	8
+
+static __always_inline bool hot_none_at_once(pte_t *ptep)
+{
+	unsigned long any = 0;
+	unsigned int i;
+
+	for (i = 0; i < HOT_AT_ONCE; i++)
+		any |= entry_value(ptep + i);
+	return !any;
+}
 
 /*
  * Do so many entries of @a and @b map the same pages, or nothing? False when it
@@ -139,15 +162,26 @@ static __always_inline unsigned int hot_share(struct mm_struct *mm,
 static __always_inline bool hot_same_at_once(const struct frames *f, pte_t *a,
 					     pte_t *b)
 {
-	unsigned long differ = 0, both = ~0UL, any = 0;
+	unsigned long differ = 0, common = ~0UL;
 	unsigned int i;
 
+#pragma GCC unroll 8
 	for (i = 0; i < HOT_AT_ONCE; i++) {
-		differ |= entry_value(a + i) ^ entry_value(b + i);
-		both &= entry_value(a + i) & entry_value(b + i);
-		any |= entry_value(a + i) | entry_value(b + i);
+		unsigned long value = entry_value(a + i);
+
+		common &= value;
+		differ |= value ^ entry_value(b + i);
 	}
-	return entries_are_usual(both) ? !entries_differ(f, differ) : !any;
+	if (likely(entries_are_present(common)))
+		return !entries_differ(f, differ);
+	return !differ && hot_none_at_once(a);
+}
+
+static __always_inline bool hot_same_one(const struct frames *f, pte_t a, pte_t b)
+{
+	if (entry_is_usual(a))
+		return entries_share_page(f, a, b);
+	return entry_is_none(a) && entry_is_none(b);
 }
 
 /**
@@ -158,17 +192,175 @@ static __always_inline bool hot_same_at_once(const struct frames *f, pte_t *a,
  *
  * Touches no struct page.
  *
- * Return: the number of entries from the first on that are the same, not all of
- * them: the next ones, fewer than HOT_AT_ONCE, may be so, too.
+ * Return: how many from the first on are the same present page, or nothing; the
+ * next one takes more than a look at the entries.
  */
 static __always_inline unsigned int hot_same(pte_t *a, pte_t *b, unsigned int nr)
 {
 	const struct frames f = frames_of_memory();
+	unsigned int i = 0, end;
+
+	do {
+		while (i + HOT_AT_ONCE <= nr && hot_same_at_once(&f, a + i, b + i))
+			i += HOT_AT_ONCE;
+		end = min(i + HOT_AT_ONCE, nr);
+		while (i < end && hot_same_one(&f, ptep_get(a + i), ptep_get(b + i)))
+			i++;
+	} while (i == end && i < nr);
+	return i;
+}
+
+/* Pages whose entries are gone, with the references that these had. */
+struct hot_dropped {
+	unsigned int nr;
+	struct page **pages;
+};
+
+/*
+ * Take one entry of @dst out if that of @src maps the same base page, and return
+ * the page. @src keeps it from being the last mapping: nothing but the count
+ * changes.
+ */
+static __always_inline struct page *hot_drop_one(const struct frames *f,
+						 pte_t *src,
+						 const struct hot_entries *dst,
+						 unsigned int i)
+{
+	pte_t pte = ptep_get(dst->ptep + i);
+	struct page *page;
+
+	if (!entry_is_shared(pte) ||
+	    !entries_share_page(f, pte, ptep_get(src + i)))
+		return NULL;
+	page = entry_page(f, pte);
+	if (!hot_is_base(page))
+		return NULL;
+	entry_clear(dst->mm, dst->addr + i * PAGE_SIZE, dst->ptep + i);
+	atomic_dec(&page->_mapcount);
+	return page;
+}
+
+/**
+ * hot_drop - take out entries whose pages the other side maps as well
+ * @src: entries of the other side
+ * @dst: as many entries, some of which go; of memory that is not locked
+ * @nr: how many
+ * @out: has room for as many; for hot_put() when the TLBs have been flushed
+ *
+ * Return: how many entries have been dealt with; the next one is not plain.
+ */
+static __always_inline unsigned int hot_drop(pte_t *src, struct hot_entries dst,
+					     unsigned int nr,
+					     struct hot_dropped *out)
+{
+	const struct frames f = frames_of_memory();
+	struct page **pages = out->pages + out->nr, *page;
 	unsigned int i;
 
-	for (i = 0; i + HOT_AT_ONCE <= nr; i += HOT_AT_ONCE)
-		if (!hot_same_at_once(&f, a + i, b + i))
+	hot_prefetch_first(&f, dst.ptep, nr);
+	for (i = 0; i < nr; i++) {
+		if (i + HOT_AHEAD < nr)
+			hot_prefetch(&f, ptep_get(dst.ptep + i + HOT_AHEAD));
+		page = hot_drop_one(&f, src, &dst, i);
+		if (page)
+			*pages++ = page;
+		else if (!entry_is_none(ptep_get(dst.ptep + i)))
 			break;
+	}
+	out->nr = pages - out->pages;
+	return i;
+}
+
+static __always_inline void hot_put(struct hot_dropped *dropped)
+{
+	struct page **page = dropped->pages, **end = page + dropped->nr;
+
+	for (; page < end; page++) {
+		if (page + HOT_AHEAD < end)
+			prefetchw(page[HOT_AHEAD]);
+		folio_put((struct folio *)*page);
+	}
+	dropped->nr = 0;
+}
+
+/* Of a private mapping that may be written to. */
+struct hot_taker {
+	unsigned long anon_vma;		/* as its pages have it in ->mapping */
+	bool tracked;			/* by soft-dirty: who is not, must stay */
+	unsigned int taken;		/* pages made writable */
+};
+
+/* A base page, not merged by KSM, that the rmap finds in this mapping only. */
+static __always_inline bool hot_is_ours(struct page *page,
+					const struct hot_taker *t)
+{
+	return !PageCompound(page) &&
+	       (unsigned long)READ_ONCE(page->mapping) == t->anon_vma;
+}
+
+/* Make it exclusive if nobody else has it, as cowsnap_take_folio() does. */
+static __always_inline bool hot_take_page(struct page *page,
+					  const struct hot_taker *t)
+{
+	struct folio *folio = (struct folio *)page;
+	bool alone;
+
+	/* Also not the swap cache. */
+	if (folio_ref_count(folio) != 1 || !folio_trylock(folio))
+		return false;
+	alone = folio_ref_count(folio) == 1 &&
+		(unsigned long)READ_ONCE(page->mapping) == t->anon_vma;
+	if (alone)
+		cowsnap_set_exclusive(page);
+	folio_unlock(folio);
+	return alone;
+}
+
+static __always_inline bool hot_take_one(const struct frames *f,
+					 const struct hot_entries *at,
+					 unsigned int i, struct hot_taker *t)
+{
+	pte_t pte = ptep_get(at->ptep + i);
+	struct page *page;
+
+	if (!entry_is_unwatched(pte) ||
+	    (unlikely(t->tracked) && !pte_soft_dirty(pte)))
+		return entry_is_none(pte);
+	if (entry_is_writable(pte))
+		return true;
+	page = entry_page(f, pte);
+	if (!hot_is_ours(page, t) ||
+	    (!cowsnap_is_exclusive(page) && !hot_take_page(page, t)))
+		return false;
+	entry_map(at->mm, at->addr + i * PAGE_SIZE, at->ptep + i,
+		  entry_make_writable(pte));
+	t->taken++;
+	return true;
+}
+
+/**
+ * hot_take_back - make pages writable that have no other user
+ * @at: entries
+ * @nr: how many
+ * @t: whose they are
+ *
+ * Return: how many entries have been dealt with; the next one is not plain, or
+ * its page is not ours alone.
+ */
+static __always_inline unsigned int hot_take_back(struct hot_entries at,
+						  unsigned int nr,
+						  struct hot_taker *t)
+{
+	const struct frames f = frames_of_memory();
+	unsigned int i;
+
+	hot_prefetch_first(&f, at.ptep, nr);
+	for (i = 0; i < nr; i++) {
+		if (i + HOT_AHEAD < nr)
+			hot_prefetch(&f, ptep_get(at.ptep + i + HOT_AHEAD));
+		if (!hot_take_one(&f, &at, i, t))
+			break;
+	}
 	return i;
 }
 

@@ -20,15 +20,6 @@ bool cowsnap_may_write(struct vm_area_struct *vma, pte_t pte)
 	       vma->vm_flags & VM_SOFTDIRTY;
 }
 
-/*
- * The entry that a write fault would leave. Dirty, so that the CPU need not
- * come back for that either, and that MADV_FREE is over for the page.
- */
-pte_t cowsnap_writable(pte_t pte)
-{
-	return cowsnap_pte_mkwrite(pte_mkyoung(pte_mkdirty(pte)));
-}
-
 /**
  * cowsnap_take_folio - make a page exclusive that is mapped nowhere else
  * @folio: anonymous, of one page, mapped by @vma; page-table lock held

@@ -8,7 +8,6 @@
 #include "compat.h"
 
 bool cowsnap_may_write(struct vm_area_struct *vma, pte_t pte);
-pte_t cowsnap_writable(pte_t pte);
 bool cowsnap_take_folio(struct folio *folio, struct vm_area_struct *vma);
 
 /* Does the LRU batch of some CPU have a reference that may be the only other one? */

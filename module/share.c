@@ -251,13 +251,13 @@ static unsigned int share_ptes(struct cowsnap_walk *walk,
 			       const struct cowsnap_span *span)
 {
 	unsigned int i = 0, nr = span->len / PAGE_SIZE, hot;
+	struct hot_entries to = { walk->op->mm, span->dst, span->dst_pte };
 	pte_t *src = span->src_pte, *dst = span->dst_pte;
 	bool plain = is_plain(walk);
 
 	for (;; i++) {
 		if (plain) {
-			hot = hot_share(walk->op->mm, span->dst + i * PAGE_SIZE,
-					src + i, dst + i, nr - i);
+			hot = hot_share(src + i, hot_from(to, i), nr - i);
 			walk->rss_anon += hot;
 			i += hot;
 		}

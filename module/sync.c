@@ -17,6 +17,7 @@
 #include <linux/slab.h>
 
 #include "cowsnap.h"
+#include "hot.h"
 #include "large.h"
 #include "share.h"
 
@@ -51,10 +52,11 @@ static void flush_replaced(struct cowsnap_walk *walk)
 	if (replaced->end)
 		cowsnap_flush_replaced(walk->op->mm, replaced->start,
 				       replaced->end);
-	for (i = 0; i < replaced->nr; i++) {
-		cowsnap_free_swap_cache(replaced->folios[i]);
-		folio_put(replaced->folios[i]);
-	}
+	for (i = 0; i < replaced->nr; i++)
+		if (folio_test_swapcache(replaced->folios[i]))
+			cowsnap_free_swap_cache(replaced->folios[i]);
+	/* Most were the last ones of their page: freed together. */
+	cowsnap_put_folios(replaced->folios, replaced->nr);
 	replaced->nr = 0;
 	replaced->end = 0;
 }
@@ -221,19 +223,25 @@ static bool sync_entry(struct cowsnap_walk *walk, unsigned long addr,
 	return done;
 }
 
+/* Is there nothing to do for a pair of entries? */
+static bool is_synced(struct cowsnap_walk *walk, pte_t src, pte_t dst)
+{
+	return same_entry(src, dst) || (is_empty(walk->src_vma, src) &&
+					is_empty(walk->dst_vma, dst));
+}
+
 static unsigned int sync_ptes(struct cowsnap_walk *walk,
 			      const struct cowsnap_span *span)
 {
-	pte_t *src = span->src_pte, *dst = span->dst_pte;
 	unsigned int i, nr = span->len / PAGE_SIZE;
-	unsigned long addr = span->src;
+	pte_t *src = span->src_pte, *dst = span->dst_pte;
 
-	for (i = 0; i < nr; i++, src++, dst++, addr += PAGE_SIZE) {
-		if (same_entry(ptep_get(src), ptep_get(dst)) ||
-		    (is_empty(walk->src_vma, ptep_get(src)) &&
-		     is_empty(walk->dst_vma, ptep_get(dst))))
-			continue;
-		if (!sync_entry(walk, addr, src, dst))
+	for (i = 0; i < nr; i++) {
+		i += hot_same(src + i, dst + i, nr - i);
+		if (i == nr)
+			break;
+		if (!is_synced(walk, ptep_get(src + i), ptep_get(dst + i)) &&
+		    !sync_entry(walk, span->src + i * PAGE_SIZE, src + i, dst + i))
 			break;
 	}
 	return i;
