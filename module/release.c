@@ -11,46 +11,82 @@
 #include <linux/slab.h>
 
 #include "cowsnap.h"
+#include "hot.h"
 #include "pgwalk.h"
+
+/*
+ * Dropped pages have their reference until the TLBs have been flushed: as soon as
+ * its lock goes the source may lose a page, and who reads the duplicate through
+ * his TLB would read what is in the page then. Memory for so many pages; each
+ * flush interrupts the other threads.
+ */
+#define RELEASE_BATCH	8192
+
+struct release {
+	struct hot_dropped dropped;
+	unsigned long start;	/* of the duplicate, not flushed since */
+	struct page *pages[RELEASE_BATCH];
+};
+
+static void put_dropped(struct cowsnap_walk *walk, unsigned long end)
+{
+	struct release *release = walk->private;
+
+	if (release->dropped.nr)
+		cowsnap_flush_replaced(walk->op->mm, release->start, end);
+	hot_put(&release->dropped);
+	release->start = end;
+}
+
+/* The same by the kernel's own helper, for what hot.h does not know. */
+static void drop_one(struct cowsnap_walk *walk, unsigned long addr, pte_t *src,
+		     pte_t *dst)
+{
+	struct release *release = walk->private;
+	pte_t pte = ptep_get(dst), other = ptep_get(src);
+	struct folio *folio;
+	struct page *page;
+
+	if (!pte_present(pte) || !pte_present(other) ||
+	    pte_pfn(pte) != pte_pfn(other) || pte_special(pte))
+		return;
+	page = pte_page(pte);
+	folio = page_folio(page);
+	if (!folio_test_anon(folio))
+		return;
+	ptep_get_and_clear(walk->op->mm, addr, dst);
+	cowsnap_remove_rmap(folio, page, walk->dst_vma);
+	release->dropped.pages[release->dropped.nr++] = &folio->page;
+}
 
 static unsigned int drop_shared(struct cowsnap_walk *walk,
 				const struct cowsnap_span *span)
 {
-	pte_t *src = span->src_pte, *dst = span->dst_pte;
+	struct hot_entries dst = { walk->op->mm, span->dst, span->dst_pte };
+	bool plain = entries_are_plain() && !(walk->dst_vma->vm_flags & VM_LOCKED);
 	unsigned int i, nr = span->len / PAGE_SIZE;
-	unsigned long addr = span->dst;
-	bool dropped = false;
+	struct release *release = walk->private;
+	unsigned int before = release->dropped.nr;
 
-	for (i = 0; i < nr; i++, src++, dst++, addr += PAGE_SIZE) {
-		pte_t pte = ptep_get(dst), other = ptep_get(src);
-		struct folio *folio;
-		struct page *page;
-
-		if (!pte_present(pte) || !pte_present(other) ||
-		    pte_pfn(pte) != pte_pfn(other) || pte_special(pte))
-			continue;
-		page = pte_page(pte);
-		folio = page_folio(page);
-		if (!folio_test_anon(folio))
-			continue;
-		ptep_get_and_clear(walk->op->mm, addr, dst);
-		cowsnap_remove_rmap(folio, page, walk->dst_vma);
-		folio_put(folio);	/* not the last one: src has it */
-		walk->rss_anon--;
-		dropped = true;
+	if (before + nr > RELEASE_BATCH)
+		return 0;
+	for (i = 0; i < nr; i++) {
+		if (plain)
+			i += hot_drop(span->src_pte + i, hot_from(dst, i), nr - i,
+				      &release->dropped);
+		if (i < nr)
+			drop_one(walk, span->dst + i * PAGE_SIZE,
+				 span->src_pte + i, span->dst_pte + i);
 	}
-	/* As soon as its lock is dropped, src may lose the page, the last user. */
-	if (dropped)
-		cowsnap_flush_replaced(walk->op->mm, span->dst,
-				       span->dst + span->len);
-	return i;
+	walk->rss_anon -= release->dropped.nr - before;
+	return nr;
 }
 
-static int never_blocked(struct cowsnap_walk *walk,
-			 const struct cowsnap_span *span)
+/* The batch is full. */
+static int drop_blocked(struct cowsnap_walk *walk, const struct cowsnap_span *span)
 {
-	WARN_ON_ONCE(1);
-	return -EIO;
+	put_dropped(walk, span->dst);
+	return 0;
 }
 
 static bool is_table(pmd_t *pmd)
@@ -71,7 +107,7 @@ static int drop_span(struct cowsnap_walk *walk, struct cowsnap_span *span)
 static const struct cowsnap_walk_ops drop_ops = {
 	.span = drop_span,
 	.ptes = drop_shared,
-	.blocked = never_blocked,
+	.blocked = drop_blocked,
 	.unkillable = true,
 };
 
@@ -84,9 +120,11 @@ static void start_write(struct cowsnap_op *op, unsigned long start)
 		cowsnap_vma_start_write(vma);
 }
 
-static void drop_duplicate(struct cowsnap_op *op)
+static void drop_duplicate(struct cowsnap_op *op, struct release *release)
 {
-	struct cowsnap_walk walk = { .ops = &drop_ops, .op = op };
+	struct cowsnap_walk walk = {
+		.ops = &drop_ops, .op = op, .private = release,
+	};
 	struct mmu_notifier_range range;
 
 	start_write(op, op->src);
@@ -94,6 +132,7 @@ static void drop_duplicate(struct cowsnap_op *op)
 	cowsnap_notify_start(&range, op->mm, MMU_NOTIFY_CLEAR, op->dst,
 			     op->dst + op->len);
 	cowsnap_walk(&walk);
+	put_dropped(&walk, op->dst + op->len);
 	cowsnap_notify_end(&range);
 }
 
@@ -110,7 +149,8 @@ static bool is_whole(struct cowsnap_op *op)
 	return first->vm_start == op->dst && last->vm_end == op->dst + op->len;
 }
 
-static int unmap(struct cowsnap_op *op, struct list_head *uf)
+static int unmap(struct cowsnap_op *op, struct release *release,
+		 struct list_head *uf)
 {
 	bool whole = is_whole(op);
 	int err;
@@ -121,7 +161,7 @@ static int unmap(struct cowsnap_op *op, struct list_head *uf)
 		return cowsnap_refuse(op, op->dst, COWSNAP_REASON_NO_MEMORY,
 				      -ENOMEM);
 	if (whole)
-		drop_duplicate(op);
+		drop_duplicate(op, release);
 	do {
 		err = ksym(do_munmap)(op->mm, op->dst, op->len, uf);
 	} while (whole && err == -ENOMEM && !fatal_signal_pending(current));
@@ -140,6 +180,48 @@ static int check(struct cowsnap_op *op)
 	return err ?: cowsnap_check_seals(op);
 }
 
+static void take_back_src(struct cowsnap_op *op, struct unshare *u)
+{
+	op->flags = COWSNAP_UNSHARE_REUSE;
+	/* What it could not take back comes back by a write fault. */
+	cowsnap_take_back(u);
+	op->reason = COWSNAP_REASON_NONE;
+	op->fault_addr = 0;
+}
+
+static int release_locked(struct cowsnap_op *op, struct release *release,
+			  struct unshare *u)
+{
+	LIST_HEAD(uf);
+	int err;
+
+	if (cowsnap_fault_once() || mmap_write_lock_killable(op->mm))
+		return cowsnap_refuse(op, op->src, COWSNAP_REASON_SIGNAL, -EINTR);
+	err = check(op);
+	if (!err)
+		err = unmap(op, release, &uf);
+	mmap_write_downgrade(op->mm);
+	if (!err)
+		take_back_src(op, u);
+	mmap_read_unlock(op->mm);
+	cowsnap_unmap_complete(op, &uf);
+	return err;
+}
+
+static struct release *alloc_release(unsigned long dst)
+{
+	struct release *release;
+
+	if (cowsnap_fault())
+		return NULL;
+	release = kvmalloc(sizeof(*release), GFP_KERNEL);
+	if (!release)
+		return NULL;
+	release->dropped = (struct hot_dropped){ .pages = release->pages };
+	release->start = dst;
+	return release;
+}
+
 /**
  * cowsnap_release - drop the duplicate [dst, dst + len) of [src, src + len)
  * @op: the request; results, reason and address are left in it
@@ -150,33 +232,19 @@ static int check(struct cowsnap_op *op)
 int cowsnap_release(struct cowsnap_op *op)
 {
 	int err = cowsnap_check_pair(op);
+	struct release *release;
 	struct unshare *u;
-	LIST_HEAD(uf);
 
 	if (err)
 		return err;
+	release = alloc_release(op->dst);
 	u = cowsnap_alloc_unshare(op);
-	if (!u)
-		return cowsnap_refuse(op, op->src, COWSNAP_REASON_NO_MEMORY,
-				      -ENOMEM);
-	if (cowsnap_fault_once() || mmap_write_lock_killable(op->mm)) {
-		err = cowsnap_refuse(op, op->src, COWSNAP_REASON_SIGNAL, -EINTR);
-		goto out_free;
-	}
-	err = check(op);
-	if (!err)
-		err = unmap(op, &uf);
-	mmap_write_downgrade(op->mm);
-	if (!err) {
-		op->flags = COWSNAP_UNSHARE_REUSE;
-		/* What it could not take back comes back by a write fault. */
-		cowsnap_take_back(u);
-		op->reason = COWSNAP_REASON_NONE;
-		op->fault_addr = 0;
-	}
-	mmap_read_unlock(op->mm);
-	cowsnap_unmap_complete(op, &uf);
-out_free:
+	if (release && u)
+		err = release_locked(op, release, u);
+	else
+		err = cowsnap_refuse(op, op->src, COWSNAP_REASON_NO_MEMORY,
+				     -ENOMEM);
 	kfree(u);
+	kvfree(release);
 	return err;
 }

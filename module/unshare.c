@@ -17,6 +17,7 @@
 #include <linux/slab.h>
 
 #include "cowsnap.h"
+#include "hot.h"
 #include "hugetlb.h"
 #include "pgwalk.h"
 #include "reuse.h"
@@ -82,22 +83,50 @@ static bool look_at(struct unshare *u, unsigned long addr, pte_t *ptep)
 }
 
 /*
+ * Take back what is plain and ours alone; returns where the first other one is.
+ * Inlined, its loop would lack registers.
+ */
+static noinline unsigned int take_back(struct unshare *u, struct hot_entries at,
+				       unsigned int nr)
+{
+	struct vm_area_struct *vma = u->vma;
+	struct hot_taker taker = {
+		.anon_vma = cowsnap_mapping_of(vma),
+		.tracked = IS_ENABLED(CONFIG_MEM_SOFT_DIRTY) &&
+			   !(vma->vm_flags & VM_SOFTDIRTY),
+	};
+	unsigned int done;
+
+	if (!entries_are_plain() || !(vma->vm_flags & VM_WRITE))
+		return 0;
+	done = hot_take_back(at, nr, &taker);
+	u->op->reused += taker.taken;
+	return done;
+}
+
+/*
  * Take back what can be, collect what must be copied. Returns where it stopped:
  * at @end, with a full batch, or at an obstacle.
  */
 static unsigned long collect(struct unshare *u, pmd_t *pmd, unsigned long addr,
 			     unsigned long end)
 {
+	struct hot_entries at = { u->op->mm, addr };
+	unsigned int i, nr = (end - addr) / PAGE_SIZE;
 	spinlock_t *ptl;
-	pte_t *pte = cowsnap_pte_lock(u->op->mm, pmd, addr, &ptl);
 
-	if (!pte)	/* gone, and with it what was to be done */
+	at.ptep = cowsnap_pte_lock(u->op->mm, pmd, addr, &ptl);
+	if (!at.ptep)	/* gone, and with it what was to be done */
 		return end;
-	for (; addr < end && u->nr < BATCH; addr += PAGE_SIZE, pte++)
-		if (!look_at(u, addr, pte))
+	for (i = 0; u->nr < BATCH; i++) {
+		/* Of two pages in a row to be copied the third is likely one. */
+		if (!u->nr || u->pages[u->nr - 1].addr != addr + (i - 1) * PAGE_SIZE)
+			i += take_back(u, hot_from(at, i), nr - i);
+		if (i == nr || !look_at(u, addr + i * PAGE_SIZE, at.ptep + i))
 			break;
+	}
 	spin_unlock(ptl);
-	return addr;
+	return addr + i * PAGE_SIZE;
 }
 
 /* A base page or a huge one for the copy of what is at @addr, or NULL. */
