@@ -362,11 +362,6 @@ static inline void cowsnap_clear_exclusive(struct page *page)
 	clear_bit(PG_anon_exclusive, cowsnap_page_flags(page));
 }
 
-static inline void cowsnap_set_exclusive(struct page *page)
-{
-	set_bit(PG_anon_exclusive, cowsnap_page_flags(page));
-}
-
 /* folio->mapping of the pages that hang on the anon_vma of @vma. */
 static inline unsigned long cowsnap_mapping_of(struct vm_area_struct *vma)
 {

@@ -290,30 +290,26 @@ struct hot_taker {
 	unsigned int taken;		/* pages made writable */
 };
 
-/* A base page, not merged by KSM, that the rmap finds in this mapping only. */
-static __always_inline bool hot_is_ours(struct page *page,
-					const struct hot_taker *t)
-{
-	return !PageCompound(page) &&
-	       (unsigned long)READ_ONCE(page->mapping) == t->anon_vma;
-}
-
-/* Make it exclusive if nobody else has it, as cowsnap_take_folio() does. */
+/*
+ * Make a base page exclusive if nobody else has it: cowsnap_take_folio() for one
+ * that the rmap finds in this mapping only, with the section under the folio lock
+ * shrunk to one instant. That lock is a flag in the same word: nobody holds it
+ * when the word changes. Who has taken and dropped it since the word was read
+ * has changed nothing that matters here, because for that he needs the page-table
+ * lock, which we hold: KSM to protect the entry before it takes over ->mapping,
+ * reclaim and migration to take the entry out. So the word is read first.
+ */
 static __always_inline bool hot_take_page(struct page *page,
 					  const struct hot_taker *t)
 {
-	struct folio *folio = (struct folio *)page;
-	bool alone;
+	unsigned long *flags = cowsnap_page_flags(page);
+	unsigned long old = smp_load_acquire(flags);
 
-	/* Also not the swap cache. */
-	if (folio_ref_count(folio) != 1 || !folio_trylock(folio))
+	/* The swap cache has a reference as well. */
+	if (old & BIT(PG_locked) || folio_ref_count((struct folio *)page) != 1 ||
+	    (unsigned long)READ_ONCE(page->mapping) != t->anon_vma)
 		return false;
-	alone = folio_ref_count(folio) == 1 &&
-		(unsigned long)READ_ONCE(page->mapping) == t->anon_vma;
-	if (alone)
-		cowsnap_set_exclusive(page);
-	folio_unlock(folio);
-	return alone;
+	return try_cmpxchg(flags, &old, old | BIT(PG_anon_exclusive));
 }
 
 static __always_inline bool hot_take_one(const struct frames *f,
@@ -329,7 +325,7 @@ static __always_inline bool hot_take_one(const struct frames *f,
 	if (entry_is_writable(pte))
 		return true;
 	page = entry_page(f, pte);
-	if (!hot_is_ours(page, t) ||
+	if (!hot_is_base(page) ||
 	    (!cowsnap_is_exclusive(page) && !hot_take_page(page, t)))
 		return false;
 	entry_map(at->mm, at->addr + i * PAGE_SIZE, at->ptep + i,
