@@ -331,6 +331,27 @@ static inline int cowsnap_dup_rmap_pte(struct folio *folio, struct page *page,
 #endif
 }
 
+/* The same for pages in a row of a large folio; returns for how many. */
+static inline unsigned int cowsnap_dup_rmap_ptes(struct folio *folio,
+						 struct page *page,
+						 unsigned int nr,
+						 struct vm_area_struct *dst_vma,
+						 struct vm_area_struct *src_vma)
+{
+#if defined(COWSNAP_HAVE_DUP_RMAP_DST)
+	return folio_try_dup_anon_rmap_ptes(folio, page, nr, dst_vma, src_vma) ? 0 : nr;
+#elif defined(COWSNAP_HAVE_FOLIO_DUP_RMAP)
+	return folio_try_dup_anon_rmap_ptes(folio, page, nr, src_vma) ? 0 : nr;
+#else
+	unsigned int i;
+
+	for (i = 0; i < nr; i++)
+		if (page_try_dup_anon_rmap(page + i, /* compound= */false, src_vma))
+			break;
+	return i;
+#endif
+}
+
 static inline int cowsnap_dup_rmap_pmd(struct folio *folio, struct page *page,
 				       struct vm_area_struct *dst_vma,
 				       struct vm_area_struct *src_vma)

@@ -32,14 +32,17 @@ static __always_inline void hot_prefetch(const struct frames *f, pte_t pte)
 		prefetchw(entry_page(f, pte));
 }
 
-/* Before a loop over @nr entries that fetches ahead. */
-static __always_inline void hot_prefetch_first(const struct frames *f,
-					       pte_t *ptep, unsigned int nr)
+/*
+ * For the first ones of the @nr entries of a table, which the loops below fetch
+ * ahead in. They are entered anew after each page that is not theirs.
+ */
+static __always_inline void hot_prefetch_first(pte_t *ptep, unsigned int nr)
 {
+	const struct frames f = frames_of_memory();
 	unsigned int i;
 
 	for (i = 0; i < nr && i < HOT_AHEAD; i++)
-		hot_prefetch(f, ptep_get(ptep + i));
+		hot_prefetch(&f, ptep_get(ptep + i));
 }
 
 /* An anonymous base page, mapped by an entry whose lock is held: it stays one. */
@@ -133,7 +136,6 @@ static __always_inline unsigned int hot_share(pte_t *src, struct hot_entries dst
 	const struct frames f = frames_of_memory();
 	unsigned int i;
 
-	hot_prefetch_first(&f, src, nr);
 	for (i = 0; i < nr; i++) {
 		if (i + HOT_AHEAD < nr)
 			hot_prefetch(&f, ptep_get(src + i + HOT_AHEAD));
@@ -257,7 +259,6 @@ static __always_inline unsigned int hot_drop(pte_t *src, struct hot_entries dst,
 	struct page **pages = out->pages + out->nr, *page;
 	unsigned int i;
 
-	hot_prefetch_first(&f, dst.ptep, nr);
 	for (i = 0; i < nr; i++) {
 		if (i + HOT_AHEAD < nr)
 			hot_prefetch(&f, ptep_get(dst.ptep + i + HOT_AHEAD));
@@ -350,7 +351,6 @@ static __always_inline unsigned int hot_take_back(struct hot_entries at,
 	const struct frames f = frames_of_memory();
 	unsigned int i;
 
-	hot_prefetch_first(&f, at.ptep, nr);
 	for (i = 0; i < nr; i++) {
 		if (i + HOT_AHEAD < nr)
 			hot_prefetch(&f, ptep_get(at.ptep + i + HOT_AHEAD));

@@ -70,6 +70,7 @@ static unsigned int drop_shared(struct cowsnap_walk *walk,
 
 	if (before + nr > RELEASE_BATCH)
 		return 0;
+	hot_prefetch_first(span->dst_pte, nr);
 	for (i = 0; i < nr; i++) {
 		if (plain)
 			i += hot_drop(span->src_pte + i, hot_from(dst, i), nr - i,

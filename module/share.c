@@ -31,13 +31,6 @@ static void set_dst(struct cowsnap_walk *walk, unsigned long addr, pte_t *dst,
 	set_pte_at(walk->op->mm, addr, dst, pte);
 }
 
-/* Only a SYNC meets mappings with different protection, or protection key. */
-static bool has_other_rights(struct cowsnap_walk *walk)
-{
-	return pgprot_val(walk->src_vma->vm_page_prot) !=
-	       pgprot_val(walk->dst_vma->vm_page_prot);
-}
-
 static pte_t with_rights_of_dst(struct cowsnap_walk *walk, struct page *page,
 				pte_t pte)
 {
@@ -152,18 +145,6 @@ static bool share_special(struct cowsnap_walk *walk, unsigned long addr,
 }
 
 /*
- * A clean page in no swap cache: MADV_FREE on one side, whenever it comes, would
- * let reclaim drop the page from both, since it looks at the map count of dirty
- * pages only; and one that MADV_FREE has marked before would be dropped from
- * under the duplicate. Dirty, it stays.
- */
-static void keep_content(struct folio *folio)
-{
-	if (!folio_test_dirty(folio) && !folio_test_swapcache(folio))
-		folio_set_dirty(folio);
-}
-
-/*
  * Share a page, or leave it to the second pass. These are left:
  *
  * - KSM pages. rmap_walk_ksm() looks for a page at one address in each mm: the
@@ -211,9 +192,9 @@ static bool share_present(struct cowsnap_walk *walk, unsigned long addr,
 	}
 	folio_get(folio);
 	if (unlikely(!pte_dirty(pte)))
-		keep_content(folio);
+		cowsnap_keep_content(folio);
 	pte = cowsnap_pte_untrap(pte, walk->src_vma, walk->dst_vma);
-	if (unlikely(has_other_rights(walk)))
+	if (unlikely(cowsnap_has_other_rights(walk)))
 		pte = with_rights_of_dst(walk, page, pte);
 	set_dst(walk, addr + walk->offset, dst, pte_mkold(pte));
 	walk->rss_anon++;
@@ -235,7 +216,7 @@ bool cowsnap_share_entry(struct cowsnap_walk *walk, unsigned long addr,
 static bool is_plain(struct cowsnap_walk *walk)
 {
 	return entries_are_plain() && !walk->has_relatives &&
-	       !has_other_rights(walk) &&
+	       !cowsnap_has_other_rights(walk) &&
 	       !(walk->src_vma->vm_flags & __VM_UFFD_FLAGS);
 }
 
@@ -246,24 +227,88 @@ static bool share_one(struct cowsnap_walk *walk, unsigned long addr, pte_t *src,
 	       cowsnap_share_entry(walk, addr, src, dst);
 }
 
+/*
+ * How many of @nr entries from @src on map pages of one large folio in a row, and
+ * are of the usual kind?
+ */
+static unsigned int count_in_folio(pte_t *src, unsigned int nr, struct page *page)
+{
+	struct folio *folio = page_folio(page);
+	const struct frames f = frames_of_memory();
+	unsigned int i;
+	pte_t pte;
+
+	nr = min_t(unsigned long, nr,
+		   folio_nr_pages(folio) - folio_page_idx(folio, page));
+	for (i = 0; i < nr; i++) {
+		pte = ptep_get(src + i);
+		if (!entry_is_usual(pte) || !entry_is_dirty(pte) ||
+		    entry_page(&f, pte) != page + i)
+			break;
+	}
+	return i;
+}
+
+/*
+ * Part of a large folio, its references counted at once. Returns how many pages
+ * are shared; 0 leaves the first one to share_one().
+ */
+static unsigned int share_large(struct cowsnap_walk *walk, unsigned long addr,
+				pte_t *src, struct hot_entries dst, unsigned int nr)
+{
+	struct folio *folio;
+	struct page *page;
+	unsigned int i;
+
+	if (!COWSNAP_HUGE_WHOLE || !entry_is_usual(ptep_get(src)))
+		return 0;
+	page = pte_page(ptep_get(src));
+	folio = page_folio(page);
+	if (!folio_test_large(folio) || !folio_test_anon(folio) ||
+	    cowsnap_refs_exhausted(folio))
+		return 0;
+	nr = count_in_folio(src, nr, page);
+	nr = cowsnap_dup_rmap_ptes(folio, page, nr, walk->dst_vma, walk->src_vma);
+	if (nr)
+		folio_ref_add(folio, nr);
+	for (i = 0; i < nr; i++, addr += PAGE_SIZE) {
+		pte_t pte = protect_src(dst.mm, addr, src + i, ptep_get(src + i));
+
+		entry_map(dst.mm, dst.addr + i * PAGE_SIZE, dst.ptep + i,
+			  pte_mkold(pte_clear_uffd(pte)));
+	}
+	return nr;
+}
+
+/* Inlined, its loop would lack registers. */
+static noinline unsigned int share_plain(pte_t *src, struct hot_entries dst,
+					 unsigned int nr)
+{
+	return hot_share(src, dst, nr);
+}
+
 /* First pass: share what can be shared, protect the rest. */
 static unsigned int share_ptes(struct cowsnap_walk *walk,
 			       const struct cowsnap_span *span)
 {
-	unsigned int i = 0, nr = span->len / PAGE_SIZE, hot;
 	struct hot_entries to = { walk->op->mm, span->dst, span->dst_pte };
-	pte_t *src = span->src_pte, *dst = span->dst_pte;
+	unsigned int i, n, nr = span->len / PAGE_SIZE;
+	pte_t *src = span->src_pte;
 	bool plain = is_plain(walk);
 
-	for (;; i++) {
-		if (plain) {
-			hot = hot_share(src + i, hot_from(to, i), nr - i);
-			walk->rss_anon += hot;
-			i += hot;
-		}
-		if (i == nr || !share_one(walk, span->src + i * PAGE_SIZE,
-					  src + i, dst + i))
+	hot_prefetch_first(src, nr);
+	for (i = 0; i < nr; i += n) {
+		unsigned long addr = span->src + i * PAGE_SIZE;
+
+		n = plain ? share_plain(src + i, hot_from(to, i), nr - i) : 0;
+		if (plain && !n)
+			n = share_large(walk, addr, src + i, hot_from(to, i), nr - i);
+		walk->rss_anon += n;
+		if (n)
+			continue;
+		if (!share_one(walk, addr, src + i, to.ptep + i))
 			break;
+		n = 1;
 	}
 	walk->op->shared += walk->rss_anon;
 	return i;
@@ -419,120 +464,6 @@ int cowsnap_share_blocked(struct cowsnap_walk *walk,
 	WARN_ON_ONCE(1);
 	return -EIO;
 }
-
-#ifdef CONFIG_TRANSPARENT_HUGEPAGE
-/* Both locks held. -EBUSY: cannot be shared, must be split and copied. */
-static int share_pmd(struct cowsnap_walk *walk, const struct cowsnap_span *span,
-		     pgtable_t pgtable)
-{
-	struct mm_struct *mm = walk->op->mm;
-	pmd_t pmd = *span->src_pmd;
-	struct page *page = pmd_page(pmd);
-	struct folio *folio = page_folio(page);
-
-	if (cowsnap_pmd_is_trapped(pmd, walk->src_vma) ||
-	    unlikely(has_other_rights(walk)))
-		return -EBUSY;
-	/* In private anonymous memory the only other one is the huge zero page. */
-	if (folio_test_anon(folio)) {
-		if (!COWSNAP_HUGE_WHOLE || cowsnap_refs_exhausted(folio) ||
-		    cowsnap_dup_rmap_pmd(folio, page, walk->dst_vma,
-					 walk->src_vma))
-			return -EBUSY;
-		folio_get(folio);
-		if (!pmd_dirty(pmd))
-			keep_content(folio);
-		walk->rss_anon += HPAGE_PMD_NR;
-		walk->op->shared += HPAGE_PMD_NR;
-	}
-	if (walk->replaced)
-		cowsnap_clear_dst_pmd(walk, span);
-	/* Without it the duplicate's entry could not be split later. */
-	mm_inc_nr_ptes(mm);
-	ksym(pgtable_trans_huge_deposit)(mm, span->dst_pmd, pgtable);
-	pmdp_set_wrprotect(mm, span->src, span->src_pmd);
-	pmd = pmd_wrprotect(*span->src_pmd);
-	pmd = pmd_mkold(pmd_clear_uffd(pmd));
-	set_pmd_at(mm, span->dst, span->dst_pmd,
-		   walk->replaced ? pmd_mksoft_dirty(pmd) : pmd);
-	return 0;
-}
-
-/*
- * A duplicate made by REMAP comes after its source in the rmap: who walks it
- * finds a huge page that was shared meanwhile. A SYNC may go the other way, and
- * the split of a huge page would miss the new entry, so keep walks out.
- */
-static void lock_rmap(struct cowsnap_walk *walk)
-{
-	if (walk->replaced)
-		down_write(&walk->dst_vma->anon_vma->root->rwsem);
-}
-
-static void unlock_rmap(struct cowsnap_walk *walk)
-{
-	if (walk->replaced)
-		up_write(&walk->dst_vma->anon_vma->root->rwsem);
-}
-
-/* Both locked. What a SYNC would replace may have been split, or be moving. */
-static bool dst_takes_huge(struct cowsnap_walk *walk,
-			   const struct cowsnap_span *span)
-{
-	pmd_t pmd = *span->dst_pmd;
-
-	return pmd_none(pmd) || (walk->replaced && pmd_present(pmd) &&
-				 pmd_trans_huge(pmd));
-}
-
-static int share_whole(struct cowsnap_walk *walk,
-		       const struct cowsnap_span *span)
-{
-	struct mm_struct *mm = walk->op->mm;
-	pgtable_t pgtable = ksym_or(NULL, pte_alloc_one, mm);
-	int err = -EAGAIN;	/* unless it is still huge under the lock */
-
-	if (!pgtable)
-		return -ENOMEM;
-	lock_rmap(walk);
-	cowsnap_lock_pmds(mm, span);
-	if (pmd_trans_huge(*span->src_pmd) && dst_takes_huge(walk, span))
-		err = share_pmd(walk, span, pgtable);
-	cowsnap_unlock_pmds(mm, span);
-	unlock_rmap(walk);
-	if (err)
-		cowsnap_pte_free(mm, pgtable);
-	return err;
-}
-
-int cowsnap_share_huge(struct cowsnap_walk *walk, struct cowsnap_span *span)
-{
-	int err = -EBUSY;
-
-	/* There a huge page is the file's own, or on its way as such. */
-	if (!vma_is_anonymous(walk->src_vma))
-		return 0;
-	if (cowsnap_pmd_is_device(READ_ONCE(*span->src_pmd)))
-		return cowsnap_refuse(walk->op, span->src,
-				      COWSNAP_REASON_DEVICE, -EOPNOTSUPP);
-	if (!pmd_present(READ_ONCE(*span->src_pmd))) {
-		ksym(pmd_migration_entry_wait)(walk->op->mm, span->src_pmd);
-		return -EAGAIN;
-	}
-	if (span->len == HPAGE_PMD_SIZE)
-		err = share_whole(walk, span);
-	if (err != -EBUSY)
-		return err;
-	cowsnap_split_huge_pmd(walk->src_vma, span->src_pmd, span->src);
-	return -EAGAIN;
-}
-#else
-int cowsnap_share_huge(struct cowsnap_walk *walk, struct cowsnap_span *span)
-{
-	WARN_ON_ONCE(1);
-	return -EIO;
-}
-#endif
 
 /* The first pass shared every huge entry, or made a page table of it. */
 static int copy_huge(struct cowsnap_walk *walk, struct cowsnap_span *span)

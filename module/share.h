@@ -45,13 +45,43 @@ static inline void cowsnap_sharing_end(struct mm_struct *mm)
 	raw_write_seqcount_end(&mm->write_protect_seq);
 }
 
+/*
+ * A clean page in no swap cache: MADV_FREE on one side, whenever it comes, would
+ * let reclaim drop the page from both, since it looks at the map count of dirty
+ * pages only; and one that MADV_FREE has marked before would be dropped from
+ * under the duplicate. Dirty, it stays.
+ */
+static inline void cowsnap_keep_content(struct folio *folio)
+{
+	if (!folio_test_dirty(folio) && !folio_test_swapcache(folio))
+		folio_set_dirty(folio);
+}
+
+/* Only a SYNC meets mappings with different protection, or protection key. */
+static inline bool cowsnap_has_other_rights(struct cowsnap_walk *walk)
+{
+	return pgprot_val(walk->src_vma->vm_page_prot) !=
+	       pgprot_val(walk->dst_vma->vm_page_prot);
+}
+
 bool cowsnap_share_entry(struct cowsnap_walk *walk, unsigned long addr,
 			 pte_t *src, pte_t *dst);
 bool cowsnap_copy_entry(struct cowsnap_walk *walk, unsigned long addr,
 			pte_t *src, pte_t *dst);
 int cowsnap_share_blocked(struct cowsnap_walk *walk,
 			  const struct cowsnap_span *span);
+
+#ifdef CONFIG_TRANSPARENT_HUGEPAGE
 int cowsnap_share_huge(struct cowsnap_walk *walk, struct cowsnap_span *span);
+#else
+static inline int cowsnap_share_huge(struct cowsnap_walk *walk,
+				     struct cowsnap_span *span)
+{
+	WARN_ON_ONCE(1);
+	return -EIO;
+}
+#endif
+
 void cowsnap_share_done(struct share *share);
 
 /* sync.c */

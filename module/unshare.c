@@ -118,6 +118,7 @@ static unsigned long collect(struct unshare *u, pmd_t *pmd, unsigned long addr,
 	at.ptep = cowsnap_pte_lock(u->op->mm, pmd, addr, &ptl);
 	if (!at.ptep)	/* gone, and with it what was to be done */
 		return end;
+	hot_prefetch_first(at.ptep, nr);
 	for (i = 0; u->nr < BATCH; i++) {
 		/* Of two pages in a row to be copied the third is likely one. */
 		if (!u->nr || u->pages[u->nr - 1].addr != addr + (i - 1) * PAGE_SIZE)

@@ -31,6 +31,9 @@ setup()
 	mkswap /dev/ram0 >/dev/null &&
 	swapon /dev/ram0 &&
 	echo madvise >/sys/kernel/mm/transparent_hugepage/enabled &&
+	# Its faults would be counted with ours; tests of it switch it on.
+	{ [ ! -e /proc/sys/kernel/numa_balancing ] ||
+		echo 0 >/proc/sys/kernel/numa_balancing; } &&
 	mkdir $cgroup &&
 	# Where the CPU has SVM, which TCG emulates: for kvm_test.
 	{ modprobe -q kvm_amd 2>/dev/null || true; }
