@@ -58,6 +58,10 @@
 #error "cowsnap needs KPROBES, KALLSYMS_ALL, SWAP, MEMCG, MIGRATION, MMU_NOTIFIER, NUMA and SECURITY in the kernel configuration"
 #endif
 
+#if defined(CONFIG_X86) && !defined(CONFIG_SPARSEMEM_VMEMMAP)
+#error "cowsnap needs SPARSEMEM_VMEMMAP in the kernel configuration"
+#endif
+
 #include "compat_ksyms.h"
 #include "ksyms.h"
 

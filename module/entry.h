@@ -5,7 +5,8 @@
  * Everywhere these are the kernel's own helpers. On x86 these cost several times
  * what they do: each goes through a hook for Xen, asks whether the entry may be
  * one that is not present, and reads the width of an address from memory. There
- * the loops work on values, and are not entered under Xen (entries_are_plain()).
+ * the loops work on values. Loops that change entries or look at pages are not
+ * entered under Xen (entries_are_plain()).
  */
 #ifndef COWSNAP_ENTRY_H
 #define COWSNAP_ENTRY_H
@@ -222,9 +223,9 @@ static inline void entry_set(pte_t *ptep, pte_t pte)
 #endif
 
 /*
- * Where nothing was, or the same page with fewer rights, or to be nothing. With
- * CONFIG_PAGE_TABLE_CHECK somebody counts. Clearing by a plain store loses the
- * accessed bit at most, as long as the entry is not writable.
+ * Where nothing was, or the same page without write permission, or to be nothing.
+ * With CONFIG_PAGE_TABLE_CHECK somebody counts. A plain store loses the accessed
+ * bit at most, as long as the entry is not writable.
  */
 static inline void entry_map(struct mm_struct *mm, unsigned long addr,
 			     pte_t *ptep, pte_t pte)

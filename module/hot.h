@@ -294,11 +294,15 @@ struct hot_taker {
 /*
  * Make a base page exclusive if nobody else has it: cowsnap_take_folio() for one
  * that the rmap finds in this mapping only, with the section under the folio lock
- * shrunk to one instant. That lock is a flag in the same word: nobody holds it
- * when the word changes. Who has taken and dropped it since the word was read
- * has changed nothing that matters here, because for that he needs the page-table
- * lock, which we hold: KSM to protect the entry before it takes over ->mapping,
- * reclaim and migration to take the entry out. So the word is read first.
+ * shrunk to one instant. That lock is a flag in the word that says exclusive.
+ *
+ * A count of 1 is the reference of our own entry, whose lock we hold: nobody else
+ * has one at that instant, and so nobody holds the folio lock. What KSM or others
+ * did to the page before is seen in ->mapping, which is therefore read afterwards.
+ * Who takes a reference later finds the page by its number or through our entry,
+ * and needs our lock for all but putting the page into the swap cache, which
+ * matters to no entry; if he takes the folio lock, the word has changed, or has
+ * changed and is as it was.
  */
 static __always_inline bool hot_take_page(struct page *page,
 					  const struct hot_taker *t)
@@ -307,8 +311,10 @@ static __always_inline bool hot_take_page(struct page *page,
 	unsigned long old = smp_load_acquire(flags);
 
 	/* The swap cache has a reference as well. */
-	if (old & BIT(PG_locked) || folio_ref_count((struct folio *)page) != 1 ||
-	    (unsigned long)READ_ONCE(page->mapping) != t->anon_vma)
+	if (old & BIT(PG_locked) || folio_ref_count((struct folio *)page) != 1)
+		return false;
+	smp_rmb();
+	if ((unsigned long)READ_ONCE(page->mapping) != t->anon_vma)
 		return false;
 	return try_cmpxchg(flags, &old, old | BIT(PG_anon_exclusive));
 }

@@ -183,14 +183,16 @@ static bool share_present(struct cowsnap_walk *walk, unsigned long addr,
 		return false;
 	}
 	pte = protect_src(mm, addr, src, pte);
+	/* First: nobody is to find more mappings than references. */
+	folio_get(folio);
 	if (unlikely(folio_test_ksm(folio) || rule == LARGE_COPY ||
 		     cowsnap_refs_exhausted(folio) ||
 		     cowsnap_dup_rmap_pte(folio, page, walk->dst_vma,
 					  walk->src_vma))) {
+		folio_put(folio);	/* not the last one: src has it */
 		walk->op->left++;
 		return true;
 	}
-	folio_get(folio);
 	if (unlikely(!pte_dirty(pte)))
 		cowsnap_keep_content(folio);
 	pte = cowsnap_pte_untrap(pte, walk->src_vma, walk->dst_vma);
@@ -265,12 +267,17 @@ static unsigned int share_large(struct cowsnap_walk *walk, unsigned long addr,
 	page = pte_page(ptep_get(src));
 	folio = page_folio(page);
 	if (!folio_test_large(folio) || !folio_test_anon(folio) ||
-	    cowsnap_refs_exhausted(folio))
+	    cowsnap_refs_exhausted(folio) || folio_maybe_dma_pinned(folio))
 		return 0;
 	nr = count_in_folio(src, nr, page);
+	if (!nr)
+		return 0;
+	/* First: nobody is to find more mappings than references. */
+	folio_ref_add(folio, nr);
+	i = nr;
 	nr = cowsnap_dup_rmap_ptes(folio, page, nr, walk->dst_vma, walk->src_vma);
-	if (nr)
-		folio_ref_add(folio, nr);
+	if (nr < i)
+		folio_ref_sub(folio, i - nr);
 	for (i = 0; i < nr; i++, addr += PAGE_SIZE) {
 		pte_t pte = protect_src(dst.mm, addr, src + i, ptep_get(src + i));
 

@@ -21,11 +21,15 @@ static int share_pmd(struct cowsnap_walk *walk, const struct cowsnap_span *span,
 		return -EBUSY;
 	/* In private anonymous memory the only other one is the huge zero page. */
 	if (folio_test_anon(folio)) {
-		if (!COWSNAP_HUGE_WHOLE || cowsnap_refs_exhausted(folio) ||
-		    cowsnap_dup_rmap_pmd(folio, page, walk->dst_vma,
-					 walk->src_vma))
+		if (!COWSNAP_HUGE_WHOLE || cowsnap_refs_exhausted(folio))
 			return -EBUSY;
+		/* First: nobody is to find more mappings than references. */
 		folio_get(folio);
+		if (cowsnap_dup_rmap_pmd(folio, page, walk->dst_vma,
+					 walk->src_vma)) {
+			folio_put(folio);	/* not the last one: src has it */
+			return -EBUSY;
+		}
 		if (!pmd_dirty(pmd))
 			cowsnap_keep_content(folio);
 		walk->rss_anon += HPAGE_PMD_NR;

@@ -112,6 +112,38 @@ TEST_F(reclaim, duplicate_of_a_freed_huge_page_keeps_what_it_held)
 }
 
 /*
+ * Its entries are clean, and not shared with others of the folio at once. What is
+ * counted wrongly stays counted when everybody has gone.
+ */
+TEST_F(reclaim, duplicate_of_a_freed_huge_page_in_pieces_is_counted_right)
+{
+	size_t len = 4 * HUGE;
+	struct cowsnap_remap r;
+	long before, after;
+	char *src, *dst;
+
+	mem_drain();
+	before = mem_vmstat("nr_anon_pages");
+	src = mem_map_huge(len);
+	if (!src)
+		SKIP(return, "no huge page to be had");
+	dst = mem_free_range(len + HUGE, HUGE, 0);
+	ASSERT_NE(NULL, dst);
+	mem_fill(src, len, SEED);
+	ASSERT_EQ(0, madvise(src, len, MADV_FREE));
+	ASSERT_TRUE(mem_check(src, len, SEED));
+	ASSERT_EQ(0, mem_remap(self->fd, src, len, dst + MEM_PAGE,
+			       COWSNAP_REMAP_FIXED_NOREPLACE, &r));
+	EXPECT_TRUE(mem_check(dst + MEM_PAGE, len, SEED));
+	munmap(dst + MEM_PAGE, len);
+	munmap(src, len);
+	mem_drain();
+	after = mem_vmstat("nr_anon_pages");
+	EXPECT_GT(HUGE / MEM_PAGE, labs(after - before))
+		TH_LOG("%ld mapped pages, now %ld", before, after);
+}
+
+/*
  * Huge pages behind pinned base pages: the call shares the huge pages whole and
  * then needs a while to copy the pinned ones. MADV_FREE and a store make reclaim
  * split the huge entry of the source, and only that one, before it sees that
