@@ -68,6 +68,16 @@ bool bench_source(struct bench *b, struct region *r, unsigned int copies)
 	return false;
 }
 
+bool bench_chosen(const struct bench *b, const struct method *m)
+{
+	unsigned int i;
+
+	for (i = 0; i < b->nr_methods; i++)
+		if (b->methods[i] == m)
+			return true;
+	return false;
+}
+
 static unsigned int line_up(struct bench *b, const struct turns *t,
 			    const struct method **line)
 {

@@ -144,6 +144,8 @@ extern const struct method *const methods[];
 extern const unsigned int nr_methods;
 
 const struct method *method_find(const char *name);
+/* A descriptor of /dev/cowsnap, or -1. */
+int cowsnap_device(void);
 const char *snap_take(struct snap *s, const struct method *m, const struct region *src);
 void snap_run(struct snap *s, side_fn fn, void *arg);
 /* For methods whose snapshot side is this process. */
@@ -308,7 +310,7 @@ struct workload {
 	void (*run)(struct bench *b);
 };
 
-extern const struct workload wl_create, wl_touch, wl_checkpoint, wl_numa;
+extern const struct workload wl_create, wl_ops, wl_touch, wl_checkpoint, wl_numa;
 
 /*
  * One sample of one method; warm: do not record. Returns NULL, or why the
@@ -328,6 +330,7 @@ struct turns {
 };
 
 void bench_turns(struct bench *b, const struct turns *t);
+bool bench_chosen(const struct bench *b, const struct method *m);
 /* Options, or the given defaults. */
 unsigned int bench_sizes(struct bench *b, const size_t *dflt, unsigned int nr,
 			 size_t *sizes);

@@ -9,6 +9,13 @@
 
 static int device = -1;
 
+int cowsnap_device(void)
+{
+	if (device < 0)
+		device = cowsnap_open();
+	return device;
+}
+
 static const char *cowsnap_missing(size_t len, enum page_kind page)
 {
 	static const unsigned int kind_of[NR_PAGE_KINDS] = {
@@ -19,9 +26,7 @@ static const char *cowsnap_missing(size_t len, enum page_kind page)
 	struct cowsnap_query q;
 
 	(void)len;
-	if (device < 0)
-		device = cowsnap_open();
-	if (device < 0 || cowsnap_query(device, &q))
+	if (cowsnap_device() < 0 || cowsnap_query(device, &q))
 		return cowsnap_error();
 	if (!(q.kinds & kind_of[page]))
 		return sentence("this module does not duplicate %s memory (QUERY.kinds 0x%x)",

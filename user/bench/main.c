@@ -10,6 +10,7 @@
 
 static const struct workload *const workloads[] = {
 	&wl_create,
+	&wl_ops,
 	&wl_touch,
 	&wl_checkpoint,
 	&wl_numa,

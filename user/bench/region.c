@@ -70,7 +70,8 @@ const char *region_reserve(struct region *r, size_t len, enum page_kind page)
 		why = lacks_hugetlb(len);
 		if (why)
 			return why;
-		flags |= MAP_HUGETLB;
+		/* A reservation would have it copied instead of shared, before 7.3. */
+		flags |= MAP_HUGETLB | MAP_NORESERVE;
 	}
 
 	r->map_len = len + slack;
