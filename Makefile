@@ -14,7 +14,7 @@ help:
 	@echo '                    TESTS="remap_test ..." JOBS=2; selftests/vm/check.sh says what they take)'
 	@echo 'make soak           random operations and foreign programs, for MINUTES=10 in all (KERNELS=... JOBS=2)'
 	@echo 'make bench          cowsnap beside fork, in a virtual machine (BENCH_ARGS=... MEM=4G)'
-	@echo 'make bench-count    the same by counting instructions'
+	@echo 'make bench-count    instructions a page, compared with the stored ones (STORE=yes stores them; BENCH_ARGS=...)'
 	@echo 'make check-here     the tests on this machine, with the module loaded'
 	@echo 'make bench-here     the comparison on this machine, with the module loaded'
 	@echo 'make install        module, library, header, man pages, udev rule (PREFIX= DESTDIR=)'

@@ -3,8 +3,10 @@
 # Usage: bench.sh [--count] [ARGUMENT...]
 # Run cowsnap-bench with ARGUMENTs in a guest of the newest supported kernel:
 # 2 NUMA nodes, 4 CPUs, 4 GiB. With --count on one CPU whose clock counts
-# instructions, so that the figures are the same from run to run.
-# Environment: MEM, CPUS, NODES.
+# instructions, so that the figures are the same from run to run; without
+# ARGUMENTs those of each operation, which are compared with the stored ones
+# (user/bench/count.sh) and left in build/bench/count.json.
+# Environment: MEM, CPUS, NODES; STORE=yes stores the figures instead.
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
@@ -12,14 +14,37 @@ set -euo pipefail
 
 series=6.12
 options=(--nodes "${NODES:-2}" --cpus "${CPUS:-4}")
-arguments=("$@")
-if [ "${1:-}" = --count ]; then
-	options=(--icount)
-	arguments=("${@:2}")
-	[ $# -gt 1 ] || arguments=(create --page '4k,thp' --size 1G --methods 'cowsnap,fork')
-fi
+compare='' before=true
+marker='== JSON =='
 
-"$vm/setup.sh"
+# What the stored figures will be said to belong to.
+committed()
+{
+	git -C "$top" diff --quiet HEAD -- Kbuild module uapi user/lib user/bench/*.[ch] ||
+		die "STORE=yes: commit first; figures belong to a commit"
+	git -C "$top" rev-parse HEAD
+}
+
+# The table goes on, what follows the marker goes to file $1.
+split_output()
+{
+	awk -v marker="$marker" -v file="$1" \
+		'$0 == marker { json = 1; next } json { print >file; next } { print; fflush() }'
+}
+
+if [ "${1:-}" = --count ]; then
+	shift
+	options=(--icount)
+	if [ $# = 0 ]; then
+		compare=1
+		set -- ops --page '4k,thp,hugetlb' --json /tmp/json
+		before='echo 256 >/proc/sys/vm/nr_hugepages'
+	fi
+fi
+commit=''
+[ -z "$compare" ] || [ "${STORE:-}" != yes ] || commit=$(committed)
+
+"$vm/setup.sh" jq
 kernel=$("$vm/fetch.sh" "$series")
 out=$top/build/bench
 mkdir -p "$out/files"
@@ -29,6 +54,12 @@ quietly make -C "$top/user" STATIC=1 O="$out/user" bench
 "$vm/build.sh" "$kernel" "$out/module"
 cp "$out/user/cowsnap-bench" "$out/files"
 
-exec "$vm/run.sh" --kernel "$kernel" "${options[@]}" --mem "${MEM:-4G}" --timeout 3600 \
-	--module "$out/module/cowsnap.ko" --files "$out/files" \
-	-- "insmod /cowsnap.ko && exec /files/cowsnap-bench ${arguments[*]@Q}"
+guest=("$vm/run.sh" --kernel "$kernel" "${options[@]}" --mem "${MEM:-4G}" --timeout 3600
+       --module "$out/module/cowsnap.ko" --files "$out/files" --)
+command="insmod /cowsnap.ko && $before && /files/cowsnap-bench ${*@Q}"
+[ -n "$compare" ] || exec "${guest[@]}" "$command"
+
+rm -f "$out/count.json"
+"${guest[@]}" "$command && echo '$marker' && cat /tmp/json" | split_output "$out/count.json"
+echo
+"$top/user/bench/count.sh" ${commit:+--store "$commit"} "$out/count.json"

@@ -318,12 +318,15 @@ struct step {
 	const struct method *method;
 };
 
-/* Those that split huge pages come last: these have to be made anew then. */
 static const struct step steps[] = {
 	{ step_remap, &method_cowsnap },
 	{ step_release, &method_cowsnap },
 	{ step_fault, &method_cowsnap },
 	{ step_fork, &method_fork },
+};
+
+/* Huge pages have to be made anew after each of them. */
+static const struct step splitting_steps[] = {
 	{ step_sync, &method_cowsnap },
 	{ step_fork_anew, &method_fork },
 };
@@ -351,21 +354,50 @@ static void run_steps(struct bench *b, struct ops *o, const struct step *step,
 	}
 }
 
-/* With a region of its own: fork duplicates whatever there is. */
-static void run_all(struct bench *b, struct ops *o, struct region *r,
-		    const struct step *list, size_t nr)
+/* Each step costs the same whenever it is counted, but for what is near nothing. */
+static int turns_for(struct bench *b, const struct region *r, const struct step *list)
 {
-	int repeat = b->repeat > 0 ? b->repeat : env.icount ? 1 : 5;
-	size_t from = o->g->nr, i;
+	if (b->repeat > 0)
+		return b->repeat;
+	if (!env.icount)
+		return 5;
+	return r->page != PAGE_4K && list == steps ? 5 : 1;
+}
 
-	if (!bench_source(b, r, nr == ARRAY_SIZE(copying_steps) ? 2 : 1))
-		return;
-	o->r = r;
-	while (repeat-- && !interrupted())
+static void run_list(struct bench *b, struct ops *o, const struct step *list, size_t nr)
+{
+	int turns = turns_for(b, o->r, list);
+
+	while (turns-- && !interrupted())
 		run_steps(b, o, list, nr);
-	for (i = from; i < o->g->nr; i++)
-		o->g->figures[i].pages = region_pages(r);
+}
+
+static void set_pages(struct ops *o, size_t from)
+{
+	for (; from < o->g->nr; from++)
+		o->g->figures[from].pages = region_pages(o->r);
+}
+
+/* One region at a time: fork duplicates whatever there is. */
+static void run_all(struct bench *b, struct ops *o, struct region *r, struct region *part)
+{
+	size_t nr;
+
+	o->r = r;
+	if (!bench_source(b, r, 1))
+		return;
+	run_list(b, o, steps, ARRAY_SIZE(steps));
+	run_list(b, o, splitting_steps, ARRAY_SIZE(splitting_steps));
+	set_pages(o, 0);
 	region_free(r);
+
+	o->r = part;
+	nr = o->g->nr;
+	if (!bench_source(b, part, 2))
+		return;
+	run_list(b, o, copying_steps, ARRAY_SIZE(copying_steps));
+	set_pages(o, nr);
+	region_free(part);
 }
 
 static void ops_one(struct bench *b, size_t size, enum page_kind page)
@@ -392,8 +424,7 @@ static void ops_one(struct bench *b, size_t size, enum page_kind page)
 	why = bench_chosen(b, &method_cowsnap) ? method_cowsnap.missing(size, page) : NULL;
 	if (why)
 		group_miss(o.g, &method_cowsnap, why);
-	run_all(b, &o, &r, steps, ARRAY_SIZE(steps));
-	run_all(b, &o, &part, copying_steps, ARRAY_SIZE(copying_steps));
+	run_all(b, &o, &r, &part);
 	group_note(o.g, "fork: makes the child; SYNC: a new one; RELEASE: its exit; UNSHARE: faults of writing all");
 	report_end(&b->report, o.g);
 }
