@@ -14,7 +14,11 @@ set -euo pipefail
 
 series=6.12
 options=(--nodes "${NODES:-2}" --cpus "${CPUS:-4}")
-compare='' before=true
+compare=''
+# Swap, and a control group that can be asked to reclaim.
+before='modprobe brd rd_nr=1 rd_size=131072 && mkswap /dev/ram0 >/dev/null && swapon /dev/ram0 &&
+	echo +memory >/sys/fs/cgroup/cgroup.subtree_control && mkdir /sys/fs/cgroup/bench &&
+	echo 0 >/sys/fs/cgroup/bench/cgroup.procs'
 marker='== JSON =='
 
 # What the stored figures will be said to belong to.
@@ -35,6 +39,7 @@ split_output()
 if [ "${1:-}" = --count ]; then
 	shift
 	options=(--icount)
+	before=true
 	if [ $# = 0 ]; then
 		compare=1
 		set -- ops --page '4k,thp,hugetlb' --json /tmp/json

@@ -89,6 +89,10 @@ static unsigned int line_up(struct bench *b, const struct turns *t,
 		const struct method *m = b->methods[i];
 		const char *why = m->missing(t->src->len, t->src->page);
 
+		if (t->sharing && !m->shares)
+			continue;
+		if (m->variant && !(m->variant & t->variants) && !b->methods_named)
+			continue;
 		if (why)
 			group_miss(t->group, m, why);
 		else

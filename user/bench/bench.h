@@ -57,6 +57,14 @@ size_t region_pages(const struct region *r);
 void copy_memory(char *to, const char *from, size_t len);
 void region_fill(char *addr, size_t len, uint64_t seed);
 bool region_holds(const char *addr, size_t len, uint64_t seed);
+/* A word to each of so many pages in a thousand, spread evenly; returns how many. */
+size_t region_write_share(char *addr, size_t len, unsigned int permille, uint64_t value);
+/* In how many of these pages it is. */
+size_t region_count_share(const char *addr, size_t len, unsigned int permille,
+			  uint64_t value);
+/* Shares that workloads try, in a thousand. */
+extern const unsigned int shares[];
+extern const unsigned int nr_shares;
 size_t memory_available(void);
 /* NULL, or why there is no room for copies * len. */
 const char *memory_lacks(size_t len, unsigned int copies);
@@ -80,6 +88,8 @@ void place_undisturbed(bool on);
 int place_query(pid_t pid, const char *addr, size_t len, size_t *count, int max);
 /* NULL, or the sentence why the memory is not where it should be. */
 const char *place_verify(const struct region *r);
+/* Pages of this process that are in memory, or 0 when the kernel cannot tell. */
+size_t place_present(const char *addr, size_t len);
 /* Share of present pages that are one physical page on both sides, or -1. */
 double place_shared(const struct region *r, pid_t pid, const char *addr);
 
@@ -105,11 +115,16 @@ struct summary series_summary(struct series *s);
 struct snap;
 typedef void (*side_fn)(struct snap *s, void *arg);
 
+/* How a method differs from the one it is a variant of. */
+enum variant { VARIANT_NONE, VARIANT_DROP = 1, VARIANT_RENEW = 2 };
+
 struct method {
 	const char *name;
 	const char *help;
 	/* Both sides map the same pages until one writes. */
 	bool shares;
+	/* Of another method, which is enough where this does not matter. */
+	enum variant variant;
 	/* NULL, or why it cannot be used for such memory. */
 	const char *(*missing)(size_t len, enum page_kind page);
 	/* Fill in addr, pid and take_ns. NULL, or why it failed. */
@@ -119,6 +134,12 @@ struct method {
 	void (*wait)(struct snap *s);
 	/* The snapshot is gone; drop_ns is filled in. */
 	void (*drop)(struct snap *s);
+	/* Called on its side: that part is gone. NULL: munmap. */
+	void (*drop_part)(struct snap *s, size_t offset, size_t len);
+	/* It holds what the source holds now. NULL: drop and take. */
+	const char *(*renew)(struct snap *s);
+	/* The source holds what it holds. NULL: it cannot be undone. */
+	const char *(*undo)(struct snap *s);
 };
 
 struct snap {
@@ -138,7 +159,8 @@ struct snap {
 	void *arg;
 };
 
-extern const struct method method_cowsnap, method_fork, method_memcpy;
+extern const struct method method_cowsnap, method_cowsnap_release, method_cowsnap_sync;
+extern const struct method method_fork, method_memcpy;
 extern const struct method method_none;	/* no snapshot: the base line */
 extern const struct method *const methods[];
 extern const unsigned int nr_methods;
@@ -148,6 +170,9 @@ const struct method *method_find(const char *name);
 int cowsnap_device(void);
 const char *snap_take(struct snap *s, const struct method *m, const struct region *src);
 void snap_run(struct snap *s, side_fn fn, void *arg);
+void snap_drop_part(struct snap *s, size_t offset, size_t len);
+/* The time of it is the caller's to take. After a failure there is no snapshot. */
+const char *snap_renew(struct snap *s);
 /* For methods whose snapshot side is this process. */
 void thread_start(struct snap *s, side_fn fn, void *arg);
 void thread_wait(struct snap *s);
@@ -290,6 +315,7 @@ struct nodes {
 struct bench {
 	const struct method *methods[16];
 	unsigned int nr_methods;
+	bool methods_named;
 	size_t sizes[32];
 	unsigned int nr_sizes;	/* 0: the workload's choice */
 	bool any_size;
@@ -310,7 +336,8 @@ struct workload {
 	void (*run)(struct bench *b);
 };
 
-extern const struct workload wl_create, wl_ops, wl_touch, wl_checkpoint, wl_numa;
+extern const struct workload wl_create, wl_ops, wl_touch, wl_checkpoint, wl_frequent,
+			      wl_rollback, wl_many, wl_threads, wl_numa;
 
 /*
  * One sample of one method; warm: do not record. Returns NULL, or why the
@@ -325,6 +352,8 @@ struct turns {
 	struct region *src;
 	int repeat;
 	bool with_none;
+	bool sharing;		/* full copies would not fit: left out */
+	unsigned int variants;	/* VARIANT_* that make a difference here */
 	turn_fn fn;
 	void *arg;
 };

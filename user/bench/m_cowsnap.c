@@ -50,13 +50,58 @@ static const char *cowsnap_take(struct snap *s)
 	return NULL;
 }
 
-static void cowsnap_drop(struct snap *s)
+static void drop_by_munmap(struct snap *s)
 {
 	uint64_t start = now_ns();
 
 	if (!s->unmapped)
 		munmap(s->addr, s->src->len);
 	s->drop_ns = now_ns() - start;
+}
+
+static void release(struct snap *s, size_t offset, size_t len)
+{
+	if (cowsnap_release(device, s->src->addr + offset, s->addr + offset, len))
+		die("RELEASE: %s", cowsnap_error());
+}
+
+static void drop_by_release(struct snap *s)
+{
+	uint64_t start = now_ns();
+
+	if (!s->unmapped)
+		release(s, 0, s->src->len);
+	s->drop_ns = now_ns() - start;
+}
+
+/* After a failure the snapshot is as good as none. */
+static const char *sync_or_drop(struct snap *s, const char *from, char *to)
+{
+	struct cowsnap_sync req = {
+		.from = (uintptr_t)from, .to = (uintptr_t)to, .len = s->src->len,
+	};
+
+	if (!cowsnap_sync(device, &req))
+		return NULL;
+	munmap(s->addr, s->src->len);
+	return cowsnap_error();
+}
+
+static const char *renew_by_sync(struct snap *s)
+{
+	return sync_or_drop(s, s->src->addr, s->addr);
+}
+
+static const char *undo_by_sync(struct snap *s)
+{
+	return sync_or_drop(s, s->addr, s->src->addr);
+}
+
+static const char *sync_missing(size_t len, enum page_kind page)
+{
+	if (page == PAGE_HUGETLB)
+		return "SYNC does not take hugetlb memory";
+	return cowsnap_missing(len, page);
 }
 
 const struct method method_cowsnap = {
@@ -67,5 +112,33 @@ const struct method method_cowsnap = {
 	.take = cowsnap_take,
 	.start = thread_start,
 	.wait = thread_wait,
-	.drop = cowsnap_drop,
+	.drop = drop_by_munmap,
+};
+
+const struct method method_cowsnap_release = {
+	.name = "cowsnap-release",
+	.help = "the same; dropped by COWSNAP_RELEASE",
+	.shares = true,
+	.variant = VARIANT_DROP,
+	.missing = cowsnap_missing,
+	.take = cowsnap_take,
+	.start = thread_start,
+	.wait = thread_wait,
+	.drop = drop_by_release,
+	.drop_part = release,
+};
+
+const struct method method_cowsnap_sync = {
+	.name = "cowsnap-sync",
+	.help = "the same; renewed and undone by COWSNAP_SYNC",
+	.shares = true,
+	.variant = VARIANT_RENEW,
+	.missing = sync_missing,
+	.take = cowsnap_take,
+	.start = thread_start,
+	.wait = thread_wait,
+	.drop = drop_by_release,
+	.drop_part = release,
+	.renew = renew_by_sync,
+	.undo = undo_by_sync,
 };

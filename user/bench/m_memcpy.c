@@ -33,6 +33,18 @@ static void memcpy_drop(struct snap *s)
 	s->drop_ns = now_ns() - start;
 }
 
+static const char *memcpy_renew(struct snap *s)
+{
+	copy_memory(s->addr, s->src->addr, s->src->len);
+	return NULL;
+}
+
+static const char *memcpy_undo(struct snap *s)
+{
+	copy_memory(s->src->addr, s->addr, s->src->len);
+	return NULL;
+}
+
 const struct method method_memcpy = {
 	.name = "memcpy",
 	.help = "a full copy into fresh memory",
@@ -41,4 +53,6 @@ const struct method method_memcpy = {
 	.start = thread_start,
 	.wait = thread_wait,
 	.drop = memcpy_drop,
+	.renew = memcpy_renew,
+	.undo = memcpy_undo,
 };

@@ -13,6 +13,10 @@ static const struct workload *const workloads[] = {
 	&wl_ops,
 	&wl_touch,
 	&wl_checkpoint,
+	&wl_frequent,
+	&wl_rollback,
+	&wl_many,
+	&wl_threads,
 	&wl_numa,
 };
 
@@ -67,10 +71,10 @@ static void print_tables(FILE *f)
 
 	fputs("workloads:\n", f);
 	for (i = 0; i < ARRAY_SIZE(workloads); i++)
-		fprintf(f, "  %-11s %s\n", workloads[i]->name, workloads[i]->help);
+		fprintf(f, "  %-15s %s\n", workloads[i]->name, workloads[i]->help);
 	fputs("methods:\n", f);
 	for (i = 0; i < nr_methods; i++)
-		fprintf(f, "  %-11s %s\n", methods[i]->name, methods[i]->help);
+		fprintf(f, "  %-15s %s\n", methods[i]->name, methods[i]->help);
 }
 
 /* The next of a comma-separated list, or NULL; cuts it off. */
@@ -151,6 +155,7 @@ static void parse_methods(struct bench *b, char *list)
 	char *s;
 
 	b->nr_methods = 0;
+	b->methods_named = true;
 	while ((s = next_item(&list, "methods"))) {
 		m = method_find(s);
 		if (!m)

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The table of methods, and what methods of one process have in common. */
 #include <string.h>
+#include <sys/mman.h>
 
 #include "bench.h"
 
 const struct method *const methods[] = {
 	&method_cowsnap,
+	&method_cowsnap_release,
+	&method_cowsnap_sync,
 	&method_fork,
 	&method_memcpy,
 };
@@ -31,6 +34,22 @@ void snap_run(struct snap *s, side_fn fn, void *arg)
 {
 	s->method->start(s, fn, arg);
 	s->method->wait(s);
+}
+
+void snap_drop_part(struct snap *s, size_t offset, size_t len)
+{
+	if (s->method->drop_part)
+		s->method->drop_part(s, offset, len);
+	else
+		munmap(s->addr + offset, len);
+}
+
+const char *snap_renew(struct snap *s)
+{
+	if (s->method->renew)
+		return s->method->renew(s);
+	s->method->drop(s);
+	return snap_take(s, s->method, s->src);
 }
 
 static void *run_side(void *p)

@@ -209,6 +209,23 @@ static bool read_entries(int fd, const char *addr, uint64_t *e, size_t nr)
 	return pread(fd, e, nr * sizeof(*e), at) == (ssize_t)(nr * sizeof(*e));
 }
 
+size_t place_present(const char *addr, size_t len)
+{
+	size_t nr = len / page_size, i, n, k, present = 0;
+	uint64_t e[BATCH];
+	int fd = open_pagemap(0);
+
+	for (i = 0; i < nr && fd >= 0; i += n) {
+		n = nr - i < BATCH ? nr - i : BATCH;
+		if (!read_entries(fd, addr + i * page_size, e, n))
+			break;
+		for (k = 0; k < n; k++)
+			present += !!(e[k] & PM_PRESENT);
+	}
+	close(fd);
+	return present;
+}
+
 double place_shared(const struct region *r, pid_t pid, const char *addr)
 {
 	int src = open_pagemap(0), snap = open_pagemap(pid);

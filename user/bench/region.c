@@ -232,3 +232,30 @@ bool region_holds(const char *addr, size_t len, uint64_t seed)
 			return false;
 	return true;
 }
+
+const unsigned int shares[] = { 1, 10, 100 };
+const unsigned int nr_shares = ARRAY_SIZE(shares);
+
+static size_t share_step(unsigned int permille)
+{
+	return 1000 / permille * page_size;
+}
+
+size_t region_write_share(char *addr, size_t len, unsigned int permille, uint64_t value)
+{
+	size_t i, nr = 0;
+
+	for (i = 0; i < len; i += share_step(permille), nr++)
+		*(volatile uint64_t *)(addr + i) = value;
+	return nr;
+}
+
+size_t region_count_share(const char *addr, size_t len, unsigned int permille,
+			  uint64_t value)
+{
+	size_t i, nr = 0;
+
+	for (i = 0; i < len; i += share_step(permille))
+		nr += *(const volatile uint64_t *)(addr + i) == value;
+	return nr;
+}

@@ -193,7 +193,7 @@ static void print_row(FILE *out, const struct group *g, const struct figure *f,
 	else if (f->ratio)
 		snprintf(ratio, sizeof(ratio), f->ratio < 10 ? "%.2f" : "%.0f", f->ratio);
 
-	fprintf(out, "  %-21s %-8s %10s %10s %10s %6zu %-15s %12s %7s\n",
+	fprintf(out, "  %-21s %-15s %9s %9s %9s %5zu %-15s %11s %6s\n",
 		first ? f->metric : "", f->method->name,
 		number(f->sum.median / scale.by, a), number(f->sum.p99 / scale.by, b),
 		number(f->sum.max / scale.by, c), f->sum.count, unit, page, ratio);
@@ -264,7 +264,7 @@ static void print_group(FILE *out, const struct group *g)
 	size_t i;
 
 	fprintf(out, "\n%s: %s\n", g->workload, g->title);
-	fprintf(out, "  %-21s %-8s %10s %10s %10s %6s %-15s %12s %7s\n", "what", "method",
+	fprintf(out, "  %-21s %-15s %9s %9s %9s %5s %-15s %11s %6s\n", "what", "method",
 		"median", "p99", "max", "n", "unit", "per page", "x fork");
 	for (i = 0; i < g->nr; i++) {
 		if (metric_seen(g, i))

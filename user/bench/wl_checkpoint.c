@@ -17,7 +17,7 @@
 /* Shared with the snapshot side. */
 struct copy_out {
 	unsigned int writers, checkpointers;
-	char *addr;
+	struct snap *snap;	/* as its side has it */
 	size_t len;
 	size_t next;		/* first byte that nobody has taken */
 	uint64_t done;		/* when the last batch had been copied */
@@ -77,8 +77,8 @@ static void copy_batches(struct worker *w, void *arg)
 		die("out of memory for a batch of a checkpoint");
 	while ((at = __atomic_fetch_add(&o->next, BATCH_SIZE, __ATOMIC_RELAXED)) < o->len) {
 		n = o->len - at < BATCH_SIZE ? o->len - at : BATCH_SIZE;
-		copy_memory(sink, o->addr + at, n);
-		munmap(o->addr + at, n);
+		copy_memory(sink, o->snap->addr + at, n);
+		snap_drop_part(o->snap, at, n);
 	}
 	munmap(sink, BATCH_SIZE);
 }
@@ -88,7 +88,7 @@ static void copy_out(struct snap *s, void *arg)
 	struct copy_out *o = arg;
 	struct team team;
 
-	o->addr = s->addr;
+	o->snap = s;
 	o->len = s->src->len;
 	team_make(&team, o->checkpointers, copy_batches, o, checkpointer_cpu);
 	team_go(&team);
@@ -210,7 +210,7 @@ static void checkpoint_one(struct bench *b, struct region *r, bool strided)
 	struct checkpoint c = { .r = r, .writers = writers, .strided = strided };
 	struct turns t = {
 		.src = r, .repeat = env.emulated ? 3 : 5, .with_none = true,
-		.fn = checkpoint_turn, .arg = &c,
+		.variants = VARIANT_DROP, .fn = checkpoint_turn, .arg = &c,
 	};
 	char name[24];
 

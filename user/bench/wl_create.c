@@ -128,7 +128,10 @@ static void create_one(struct bench *b, size_t size, enum page_kind page)
 		.size = size, .page = page_names[page],
 		.src_node = place_node(0), .reader_node = -1, .writer_node = -1,
 	};
-	struct turns t = { .repeat = turns_for(size), .fn = create_turn };
+	struct turns t = {
+		.repeat = turns_for(size), .variants = VARIANT_DROP,
+		.fn = create_turn,
+	};
 	struct region r = { .len = size, .page = page, .node = place_node(0) };
 	char name[24];
 

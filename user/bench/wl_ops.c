@@ -6,151 +6,17 @@
  * A step begins with a source that is exclusive and writable, and leaves no
  * snapshot behind.
  */
-#include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 
 #include <cowsnap.h>
 
-#include "bench.h"
+#include "ops.h"
 
 /* Copying takes ten times as long as all else; its costs a page do not change. */
 #define COPY_SIZE	(64 * MIB)
 
 /* One page in so many is written for "1 % changed": each group of entries has one. */
 #define CHANGED_STEP	100
-
-struct ops {
-	struct group *g;
-	struct region *r;	/* what the step works with */
-	uint64_t start;
-	int fd;
-};
-
-/* Not snapshots, but what a program does without the operation. */
-static const struct method by_munmap = { .name = "munmap" };
-static const struct method by_fault = { .name = "fault" };
-
-/* Whoever is woken meanwhile, a forked child for instance, waits for end(). */
-static void begin(struct ops *o)
-{
-	place_undisturbed(true);
-	o->start = now_ns();
-}
-
-static void end(struct ops *o, const char *metric, const struct method *m)
-{
-	uint64_t ns = now_ns() - o->start;
-
-	place_undisturbed(false);
-	if (metric)
-		group_add(o->g, metric, m, UNIT_TIME, ns);
-}
-
-/* Without a metric: not recorded. *snap is where the duplicate is. */
-static const char *do_remap(struct ops *o, const char *metric, char **snap)
-{
-	struct cowsnap_remap req = { .src = (uintptr_t)o->r->addr, .len = o->r->len };
-	int err;
-
-	begin(o);
-	err = cowsnap_remap(o->fd, &req);
-	end(o, metric, &method_cowsnap);
-	if (err)
-		return cowsnap_error();
-	*snap = (char *)(uintptr_t)req.dst;
-	if (req.shared == region_pages(o->r))
-		return NULL;
-	munmap(*snap, o->r->len);
-	return sentence("REMAP shared %llu of %zu pages", req.shared, region_pages(o->r));
-}
-
-static const char *do_sync(struct ops *o, const char *metric, char *snap)
-{
-	int err;
-
-	begin(o);
-	err = cowsnap_refresh(o->fd, o->r->addr, snap, o->r->len);
-	end(o, metric, &method_cowsnap);
-	return err ? cowsnap_error() : NULL;
-}
-
-static const char *do_diff(struct ops *o, const char *metric, char *snap, size_t changed)
-{
-	struct cowsnap_diff_iter it;
-	struct cowsnap_range range;
-	size_t pages = 0;
-	int more;
-
-	begin(o);
-	cowsnap_diff_begin(&it, o->fd, o->r->addr, snap, o->r->len);
-	while ((more = cowsnap_diff_next(&it, &range)) > 0)
-		pages += (range.end - range.start) / page_size;
-	end(o, metric, &method_cowsnap);
-	if (more)
-		return cowsnap_error();
-	/* Of a huge page that is split on one side it may list all. */
-	return pages == changed || (o->r->page != PAGE_4K && pages > changed) ? NULL :
-	       sentence("DIFF found %zu pages, %zu had changed", pages, changed);
-}
-
-static const char *do_release(struct ops *o, const char *metric, char *snap)
-{
-	int err;
-
-	begin(o);
-	err = cowsnap_release(o->fd, o->r->addr, snap, o->r->len);
-	end(o, metric, &method_cowsnap);
-	return err ? cowsnap_error() : NULL;
-}
-
-static const char *do_unshare(struct ops *o, const char *metric, unsigned int flags)
-{
-	struct cowsnap_unshare req = {
-		.flags = flags, .addr = (uintptr_t)o->r->addr, .len = o->r->len,
-	};
-	size_t done;
-	int err;
-
-	begin(o);
-	err = cowsnap_unshare(o->fd, &req);
-	end(o, metric, &method_cowsnap);
-	if (err)
-		return cowsnap_error();
-	done = flags & COWSNAP_UNSHARE_REUSE ? req.reused : req.copied;
-	return done == region_pages(o->r) ? NULL :
-	       sentence("UNSHARE did %zu of %zu pages", done, region_pages(o->r));
-}
-
-static void do_munmap(struct ops *o, const char *metric, char *snap)
-{
-	begin(o);
-	munmap(snap, o->r->len);
-	end(o, metric, &by_munmap);
-}
-
-static double minor_faults(void)
-{
-	struct rusage self;
-
-	getrusage(RUSAGE_SELF, &self);
-	return self.ru_minflt;
-}
-
-/* A store to each page; how long that takes, and how many faults. */
-static void write_all(struct ops *o, const char *metric, const char *faults,
-		      const struct method *m)
-{
-	double before = minor_faults();
-	size_t i;
-
-	begin(o);
-	for (i = 0; i < o->r->len; i += page_size)
-		*(volatile uint64_t *)(o->r->addr + i) = i;
-	end(o, metric, m);
-	if (faults)
-		group_add(o->g, faults, m, UNIT_COUNT, minor_faults() - before);
-}
 
 static size_t entry_pages(const struct region *r)
 {
@@ -170,40 +36,40 @@ static size_t write_some(struct ops *o)
 static const char *step_remap(struct ops *o)
 {
 	char *snap, *again;
-	const char *why = do_remap(o, "REMAP", &snap);
+	const char *why = op_remap(o, "REMAP", &snap);
 
 	if (why)
 		return why;
-	why = do_remap(o, "REMAP, shared already", &again);
+	why = op_remap(o, "REMAP, shared already", &again);
 	if (!why)
 		munmap(again, o->r->len);
 	if (!why)
-		why = do_diff(o, "DIFF, equal", snap, 0);
-	do_munmap(o, "RELEASE", snap);
-	return why ? why : do_unshare(o, "UNSHARE, reuse", COWSNAP_UNSHARE_REUSE);
+		why = op_diff(o, "DIFF, equal", snap, 0);
+	op_munmap(o, "RELEASE", snap);
+	return why ? why : op_unshare(o, "UNSHARE, reuse", COWSNAP_UNSHARE_REUSE);
 }
 
 static const char *step_release(struct ops *o)
 {
 	char *snap;
-	const char *why = do_remap(o, NULL, &snap);
+	const char *why = op_remap(o, NULL, &snap);
 
 	if (!why)
-		why = do_release(o, "RELEASE", snap);
+		why = op_release(o, "RELEASE", snap);
 	if (!why)
-		write_all(o, NULL, "faults after it", &method_cowsnap);
+		op_write_all(o, NULL, "faults after it", &method_cowsnap);
 	return why;
 }
 
 static const char *step_fault(struct ops *o)
 {
 	char *snap;
-	const char *why = do_remap(o, NULL, &snap);
+	const char *why = op_remap(o, NULL, &snap);
 
 	if (why)
 		return why;
-	do_munmap(o, NULL, snap);
-	write_all(o, "UNSHARE, reuse", "faults after it", &by_munmap);
+	op_munmap(o, NULL, snap);
+	op_write_all(o, "UNSHARE, reuse", "faults after it", &by_munmap);
 	return NULL;
 }
 
@@ -216,15 +82,15 @@ static const char *step_sync(struct ops *o)
 	/* SYNC does not take it. */
 	if (o->r->page == PAGE_HUGETLB)
 		return NULL;
-	why = do_remap(o, NULL, &snap);
+	why = op_remap(o, NULL, &snap);
 	if (why)
 		return why;
-	why = do_sync(o, "SYNC, unchanged", snap);
+	why = op_sync(o, "SYNC, unchanged", snap);
 	changed = write_some(o);
 	if (!why)
-		why = do_diff(o, "DIFF, 1 % changed", snap, changed);
+		why = op_diff(o, "DIFF, 1 % changed", snap, changed);
 	if (!why)
-		why = do_sync(o, "SYNC, 1 % changed", snap);
+		why = op_sync(o, "SYNC, 1 % changed", snap);
 	munmap(snap, o->r->len);
 	return why;
 }
@@ -254,7 +120,7 @@ static const char *step_fork(struct ops *o)
 		method_fork.drop(&second);
 	method_fork.drop(&first);
 	group_add(o->g, "RELEASE", &method_fork, UNIT_TIME, first.drop_ns);
-	write_all(o, "UNSHARE, reuse", "faults after it", &method_fork);
+	op_write_all(o, "UNSHARE, reuse", "faults after it", &method_fork);
 	return why;
 }
 
@@ -280,10 +146,10 @@ static const char *step_fork_anew(struct ops *o)
 static const char *step_copy(struct ops *o)
 {
 	char *snap;
-	const char *why = do_remap(o, NULL, &snap);
+	const char *why = op_remap(o, NULL, &snap);
 
 	if (!why)
-		why = do_unshare(o, "UNSHARE, copy", 0);
+		why = op_unshare(o, "UNSHARE, copy", 0);
 	if (!why)
 		munmap(snap, o->r->len);
 	return why;
@@ -292,11 +158,11 @@ static const char *step_copy(struct ops *o)
 static const char *step_copy_fault(struct ops *o)
 {
 	char *snap;
-	const char *why = do_remap(o, NULL, &snap);
+	const char *why = op_remap(o, NULL, &snap);
 
 	if (why)
 		return why;
-	write_all(o, "UNSHARE, copy", NULL, &by_fault);
+	op_write_all(o, "UNSHARE, copy", NULL, &by_fault);
 	munmap(snap, o->r->len);
 	return NULL;
 }
@@ -308,7 +174,7 @@ static const char *step_copy_fork(struct ops *o)
 
 	if (why)
 		return why;
-	write_all(o, "UNSHARE, copy", NULL, &method_fork);
+	op_write_all(o, "UNSHARE, copy", NULL, &method_fork);
 	method_fork.drop(&s);
 	return NULL;
 }
@@ -337,8 +203,8 @@ static const struct step copying_steps[] = {
 	{ step_copy_fork, &method_fork },
 };
 
-static void run_steps(struct bench *b, struct ops *o, const struct step *step,
-		      size_t nr)
+static void run_steps(struct bench *b, struct ops *o, struct region *r,
+		      const struct step *step, size_t nr)
 {
 	const char *why;
 
@@ -346,7 +212,7 @@ static void run_steps(struct bench *b, struct ops *o, const struct step *step,
 		if (!bench_chosen(b, step->method) || group_misses(o->g, step->method))
 			continue;
 		progress("ops: %s: %zu more steps", o->g->title, nr);
-		why = region_restore(o->r);
+		why = region_restore(r);
 		if (!why)
 			why = step->fn(o);
 		if (why)
@@ -364,12 +230,14 @@ static int turns_for(struct bench *b, const struct region *r, const struct step 
 	return r->page != PAGE_4K && list == steps ? 5 : 1;
 }
 
-static void run_list(struct bench *b, struct ops *o, const struct step *list, size_t nr)
+static void run_list(struct bench *b, struct ops *o, struct region *r,
+		     const struct step *list, size_t nr)
 {
-	int turns = turns_for(b, o->r, list);
+	int turns = turns_for(b, r, list);
 
+	o->r = r;
 	while (turns-- && !interrupted())
-		run_steps(b, o, list, nr);
+		run_steps(b, o, r, list, nr);
 }
 
 static void set_pages(struct ops *o, size_t from)
@@ -379,23 +247,22 @@ static void set_pages(struct ops *o, size_t from)
 }
 
 /* One region at a time: fork duplicates whatever there is. */
-static void run_all(struct bench *b, struct ops *o, struct region *r, struct region *part)
+static void run_all(struct bench *b, struct ops *o, struct region *r,
+		    struct region *part)
 {
 	size_t nr;
 
-	o->r = r;
 	if (!bench_source(b, r, 1))
 		return;
-	run_list(b, o, steps, ARRAY_SIZE(steps));
-	run_list(b, o, splitting_steps, ARRAY_SIZE(splitting_steps));
+	run_list(b, o, r, steps, ARRAY_SIZE(steps));
+	run_list(b, o, r, splitting_steps, ARRAY_SIZE(splitting_steps));
 	set_pages(o, 0);
 	region_free(r);
 
-	o->r = part;
 	nr = o->g->nr;
 	if (!bench_source(b, part, 2))
 		return;
-	run_list(b, o, copying_steps, ARRAY_SIZE(copying_steps));
+	run_list(b, o, part, copying_steps, ARRAY_SIZE(copying_steps));
 	set_pages(o, nr);
 	region_free(part);
 }
@@ -414,7 +281,7 @@ static void ops_one(struct bench *b, size_t size, enum page_kind page)
 	struct region part = {
 		.len = size < COPY_SIZE ? size : COPY_SIZE, .page = page, .node = r.node,
 	};
-	struct ops o = { .fd = cowsnap_device() };
+	struct ops o = { 0 };
 	const char *why;
 	char name[24];
 
