@@ -103,7 +103,7 @@ static unsigned int line_up(struct bench *b, const struct turns *t,
 
 void bench_turns(struct bench *b, const struct turns *t)
 {
-	int warmup = b->warmup >= 0 ? b->warmup : 1;
+	int warmup = b->warmup >= 0 ? b->warmup : !t->no_warmup;
 	int repeat = b->repeat > 0 ? b->repeat : t->repeat;
 	const struct method *line[ARRAY_SIZE(b->methods) + 1];
 	unsigned int nr = line_up(b, t, line), i;

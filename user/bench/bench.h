@@ -352,6 +352,7 @@ struct turns {
 	struct region *src;
 	int repeat;
 	bool with_none;
+	bool no_warmup;		/* a turn is long, or leaves out its own beginning */
 	bool sharing;		/* full copies would not fit: left out */
 	unsigned int variants;	/* VARIANT_* that make a difference here */
 	turn_fn fn;

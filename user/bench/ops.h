@@ -21,7 +21,7 @@ const char *op_remap(struct ops *o, const char *metric, char **snap);
 const char *op_sync(struct ops *o, const char *metric, char *snap);
 const char *op_diff(struct ops *o, const char *metric, char *snap, size_t changed);
 const char *op_release(struct ops *o, const char *metric, char *snap);
-/* All of the region has to be copied, or with COWSNAP_UNSHARE_REUSE taken back. */
+/* Nearly all of the region has to be copied, or with COWSNAP_UNSHARE_REUSE taken back. */
 const char *op_unshare(struct ops *o, const char *metric, unsigned int flags);
 
 /* Not snapshots, but what a program does without the operation. */

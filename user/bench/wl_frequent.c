@@ -85,9 +85,9 @@ static void frequent_one(struct bench *b, size_t size, enum page_kind page)
 		.src_node = place_node(0), .reader_node = -1, .writer_node = -1,
 	};
 	struct region r = { .len = size, .page = page, .node = place_node(0) };
-	struct frequent f = { .r = &r, .rounds = env.emulated ? 6 : 21 };
+	struct frequent f = { .r = &r, .rounds = env.emulated ? 4 : 21 };
 	struct turns t = {
-		.src = &r, .repeat = env.emulated ? 1 : 3,
+		.src = &r, .repeat = env.emulated ? 1 : 3, .no_warmup = true,
 		.variants = VARIANT_DROP | VARIANT_RENEW, .fn = frequent_turn, .arg = &f,
 	};
 	char name[24];
@@ -109,7 +109,7 @@ static void frequent_one(struct bench *b, size_t size, enum page_kind page)
 
 static void frequent_run(struct bench *b)
 {
-	const size_t dflt = env.emulated ? 64 * MIB : 256 * MIB;
+	const size_t dflt = env.emulated ? 16 * MIB : 256 * MIB;
 	static const enum page_kind dflt_page = PAGE_4K;
 	enum page_kind pages[NR_PAGE_KINDS];
 	size_t sizes[32];

@@ -184,7 +184,7 @@ static void many_one(struct bench *b, size_t size)
 	struct many a = { .r = &r, .reclaim = open_reclaim() };
 	struct turns t = {
 		.src = &r, .repeat = env.emulated ? 1 : 3, .sharing = true,
-		.fn = many_turn, .arg = &a,
+		.no_warmup = true, .fn = many_turn, .arg = &a,
 	};
 	char name[24];
 	size_t i, k;

@@ -226,7 +226,7 @@ static int turns_for(struct bench *b, const struct region *r, const struct step 
 	if (b->repeat > 0)
 		return b->repeat;
 	if (!env.icount)
-		return 5;
+		return env.emulated ? 3 : 5;
 	return r->page != PAGE_4K && list == steps ? 5 : 1;
 }
 
@@ -300,8 +300,8 @@ static void ops_run(struct bench *b)
 {
 	/* Counted once, so it may be the size that people ask for. */
 	const size_t dflt[] = {
-		[PAGE_4K] = env.emulated && !env.icount ? 64 * MIB : GIB,
-		[PAGE_THP] = env.icount ? 256 * MIB : env.emulated ? 64 * MIB : GIB,
+		[PAGE_4K] = env.emulated && !env.icount ? 32 * MIB : GIB,
+		[PAGE_THP] = env.icount ? 256 * MIB : env.emulated ? 32 * MIB : GIB,
 		[PAGE_HUGETLB] = 256 * MIB,
 	};
 	static const enum page_kind dflt_pages[] = { PAGE_4K, PAGE_THP };

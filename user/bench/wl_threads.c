@@ -12,7 +12,8 @@
 #include "ops.h"
 
 #define PARAMETER	"/sys/module/cowsnap/parameters/workers"
-#define COPY_SIZE	(64 * MIB)
+/* Where CPUs are emulated on fewer real ones, each fault may take milliseconds. */
+#define COPY_SIZE	(env.emulated ? 2 * MIB : 64 * MIB)
 
 static const struct method one_worker = { .name = "1 worker" };
 static const struct method two_workers = { .name = "2 workers" };
@@ -52,7 +53,7 @@ static const char *all_operations(struct ops *o, struct region *r)
 	return op_unshare(o, "UNSHARE, reuse", COWSNAP_UNSHARE_REUSE);
 }
 
-static void forks(struct ops *o, struct region *r)
+static void fork_once(struct ops *o, struct region *r)
 {
 	struct snap s;
 
@@ -89,9 +90,9 @@ static void compare_workers(struct bench *b, struct ops *o, struct region *r)
 			if (!why)
 				why = all_operations(o, r);
 		}
-		if (bench_chosen(b, &method_fork))
-			forks(o, r);
 	}
+	if (bench_chosen(b, &method_fork) && !interrupted())
+		fork_once(o, r);
 	if (old[0])
 		set_workers(old);
 	if (why)
@@ -235,7 +236,7 @@ static void beside_others(struct bench *b, struct params *p, struct region *r,
 static void threads_run(struct bench *b)
 {
 	/* Two workers pay for much memory only; among others it must not take minutes. */
-	const size_t dflt = b->named ? 2 * GIB : 256 * MIB;
+	const size_t dflt = b->named ? 2 * GIB : env.emulated ? 32 * MIB : 256 * MIB;
 	size_t sizes[32];
 	unsigned int nr = bench_sizes(b, &dflt, 1, sizes), i;
 	const char *why = method_cowsnap.missing(0, PAGE_4K);

@@ -3,7 +3,7 @@
 # bench.sh COWSNAP-BENCH: what the harness promises without the module. Bad
 # requests end with status 2 and one sentence; a small run gets contents right and
 # writes JSON and CSV that can be read; an interrupted run writes what it has and
-# leaves no child.
+# leaves no child. And what count.sh says of counted instructions.
 set -u
 bench=$1
 work=$(mktemp -d)
@@ -44,6 +44,7 @@ refuses --pattern plaid
 refuses --json - --csv -
 refuses --json "$work/none/x"
 [ -e /dev/cowsnap ] || refuses --methods cowsnap create
+[ -e /dev/cowsnap ] || refuses --methods cowsnap-sync frequent
 
 "$bench" --help | grep -q checkpoint && "$bench" --list | grep -q memcpy &&
 	"$bench" --version | grep -q '^cowsnap-bench [0-9]'
@@ -62,7 +63,8 @@ import csv, json, sys
 run = json.load(open(sys.argv[1]))
 rows = list(csv.DictReader(open(sys.argv[2])))
 assert len(rows) == len(run["results"]) and not any(None in r or None in r.values() for r in rows)
-assert {r["workload"] for r in rows} == {"create", "touch", "checkpoint", "numa"}
+assert {r["workload"] for r in rows} == {"create", "ops", "touch", "checkpoint", "frequent",
+                                         "rollback", "many", "numa"}
 for r, f in zip(rows, run["results"]):
     assert r["metric"] == f["metric"] and r["kernel"] == run["environment"]["kernel"]
     assert float(r["median"]) == f["median"] and int(r["count"]) == f["count"] > 0
@@ -87,6 +89,55 @@ for child in $children; do
 	[ ! -e "/proc/$child" ] || left=1
 done
 ok $left "and leaves no child"
+
+# Figures as cowsnap-bench writes them: of REMAP $1, of DIFF $2 (none without).
+counted()
+{
+	jq -n --argjson remap "$1" --argjson diff "${2:-null}" '
+		def figure($metric; $method; $n): {
+			workload: "ops", params: { page: "4k" }, metric: $metric,
+			method: $method, per_page: $n };
+		{ environment: { time: "now", kernel: "k", accelerator: "icount" },
+		  results: [ figure("REMAP"; "cowsnap"; $remap), figure("REMAP"; "fork"; 200),
+			     if $diff then figure("DIFF, equal"; "cowsnap"; $diff) else empty end ] }'
+}
+
+# compares WHAT PATTERN REMAP [DIFF]: the one sentence that matches, or (empty) none.
+compares()
+{
+	local status
+
+	counted "$3" "${4:-}" >"$work/now"
+	"$count" "$work/now" "$work/stored" >"$work/out" 2>"$work/err"
+	status=$?
+	if [ -n "$2" ]; then
+		[ $status = 1 ] && [ "$(wc -l <"$work/err")" = 1 ] && grep -q "$2" "$work/err"
+	else
+		[ $status = 0 ] && [ ! -s "$work/err" ]
+	fi
+	ok $? "count.sh: $1$(sed 's/^/ (/; s/$/)/' "$work/err")"
+}
+
+count=$(dirname "$0")/../bench/count.sh
+if command -v jq >/dev/null; then
+	jq -e '.limits | length > 0' "${count%.sh}.json" >/dev/null
+	ok $? "count.json has limits"
+	echo '{ "limits": [ { "page": "4k", "metric": "REMAP", "at_most": 0.5, "of": "REMAP" } ] }' \
+		>"$work/stored"
+	counted 90 10 >"$work/now"
+	"$count" --store 0123456789abcdef "$work/now" "$work/stored" >/dev/null
+	[ "$(jq -c '[.commit, .figures["4k"].REMAP.cowsnap, (.limits | length)]' "$work/stored")" = \
+	  '["0123456789abcdef",90,1]' ]
+	ok $? "count.sh: figures are stored with their commit, limits stay"
+	compares "the same figures" '' 90 10
+	compares "4 % more" '' 93.6 10.4
+	compares "less" '' 50 5
+	compares "6 % more of one" 'DIFF, equal of 4k.* 10.6 .* 6 % above 10 at 0123456789ab' 90 10.6
+	compares "a figure that is gone" 'DIFF, equal of 4k.*not measured' 90
+	jq '.figures["4k"].REMAP.cowsnap = 110' "$work/stored" >"$work/higher"
+	mv "$work/higher" "$work/stored"
+	compares "above a limit" 'REMAP of 4k.* 101 .* the limit is 100, 0.5 of what fork' 101 10
+fi
 
 echo "1..$nr"
 exit $failed
