@@ -1,11 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Usage: count.sh [--store COMMIT] RUN.json [STORED.json]
+#	 count.sh --table [STORED.json]
 # Compare the instructions a page that cowsnap-bench counted in RUN.json with
 # those of STORED.json (count.json beside this script), whose limits they have to
 # keep as well. Each figure that is more than 5 % worse, is above its limit or is
 # not there any more gets a sentence, and the status is 1 then. With --store they
-# become the stored ones instead, as those of COMMIT; the limits stay.
+# become the stored ones instead, as those of COMMIT; the limits stay. With
+# --table the stored ones are printed as README.md shows them.
 
 set -euo pipefail
 
@@ -15,13 +17,25 @@ if [ "${1:-}" = --store ]; then
 	commit=$2
 	shift 2
 fi
+if [ "${1:-}" = --table ]; then
+	jq -r '
+		def cell: if . == null then "–" else tostring end;
+		"| \(.kernel | split(" ")[0]) | 4 KiB | instead | THP | hugetlb |", "|---|---|---|---|---|",
+		(.figures as $f | $f["4k"] | keys_unsorted[] | . as $m |
+		 [ $m, ($f["4k"][$m].cowsnap | cell),
+		   ([$f["4k"][$m] | to_entries[] | select(.key != "cowsnap") |
+		     "\(.key) \(.value)"] | join(", ")),
+		   ($f.thp[$m].cowsnap | cell), ($f.hugetlb[$m].cowsnap | cell) ] |
+		 "| " + join(" | ") + " |")' "${2:-$here/count.json}"
+	exit
+fi
 run=${1:?count.sh: no RUN.json}
 stored=${2:-$here/count.json}
 
 # {"4k": {"REMAP": {"cowsnap": 118.7, "fork": 201.7}}}
 # shellcheck disable=SC2016
 figures='
-def figures: reduce (.results[] | select(.workload == "ops" and .per_page != null)) as $f ({};
+def figures: reduce (.results[] | select(.workload == "ops" and .unit != "count")) as $f ({};
 	.[$f.params.page][$f.metric][$f.method] = ($f.per_page * 100 | round / 100));'
 
 if [ -n "$commit" ]; then

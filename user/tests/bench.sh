@@ -96,7 +96,7 @@ counted()
 	jq -n --argjson remap "$1" --argjson diff "${2:-null}" '
 		def figure($metric; $method; $n): {
 			workload: "ops", params: { page: "4k" }, metric: $metric,
-			method: $method, per_page: $n };
+			method: $method, unit: "instr", per_page: $n };
 		{ environment: { time: "now", kernel: "k", accelerator: "icount" },
 		  results: [ figure("REMAP"; "cowsnap"; $remap), figure("REMAP"; "fork"; 200),
 			     if $diff then figure("DIFF, equal"; "cowsnap"; $diff) else empty end ] }'
