@@ -39,7 +39,6 @@ split_output()
 if [ "${1:-}" = --count ]; then
 	shift
 	options=(--icount)
-	before=true
 	if [ $# = 0 ]; then
 		compare=1
 		set -- ops --page '4k,thp,hugetlb' --json /tmp/json
