@@ -110,6 +110,7 @@ static const struct cowsnap_walk_ops drop_ops = {
 	.ptes = drop_shared,
 	.blocked = drop_blocked,
 	.unkillable = true,
+	.parallel = true,
 };
 
 static void start_write(struct cowsnap_op *op, unsigned long start)

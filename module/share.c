@@ -452,6 +452,8 @@ int cowsnap_share_blocked(struct cowsnap_walk *walk,
 		share->large = NULL;
 		return 0;
 	case BLOCK_SWAPPED:
+		if (cowsnap_in_worker())
+			return -EAGAIN;
 		return cowsnap_touch(walk->op, walk->src_vma, span->src, 0);
 	case BLOCK_POISON:
 		return cowsnap_refuse(walk->op, span->src,
@@ -471,11 +473,20 @@ static int copy_huge(struct cowsnap_walk *walk, struct cowsnap_span *span)
 	return 0;
 }
 
+static void end_share(struct cowsnap_walk *walk)
+{
+	cowsnap_share_done(walk->private);
+}
+
 static const struct cowsnap_walk_ops share_ops = {
 	.huge = cowsnap_share_huge,
 	.ptes = share_ptes,
 	.blocked = cowsnap_share_blocked,
 	.hugetlb = cowsnap_share_hugetlb,
+	.parallel = true,
+	.allocates = true,
+	.private_size = sizeof(struct share),
+	.end = end_share,
 };
 
 static const struct cowsnap_walk_ops copy_ops = {
