@@ -418,7 +418,7 @@ static int alloc_folio(struct cowsnap_walk *walk, unsigned long src,
 	drop_folio(share);
 	if (cowsnap_fault())
 		return -ENOMEM;
-	share->folio = cowsnap_alloc_folio(walk->dst_vma, dst);
+	share->folio = cowsnap_alloc_folio(walk->dst_vma, dst, 0);
 	if (!share->folio)
 		return -ENOMEM;
 	share->folio_addr = src;
