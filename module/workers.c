@@ -26,6 +26,7 @@
 #include <linux/cpuset.h>
 #include <linux/module.h>
 #include <linux/slab.h>
+#include <linux/sysfs.h>
 #include <linux/workqueue.h>
 
 #include "compat.h"
@@ -51,6 +52,18 @@ MODULE_PARM_DESC(workers, "how many CPUs work on one large range; 0: as many as 
 static unsigned int workers_min = 64;
 module_param(workers_min, uint, 0644);
 MODULE_PARM_DESC(workers_min, "MiB of a range that each of them must have to do; 0: one huge page (64)");
+
+/* So that it can be seen that they do anything. */
+static atomic_t pieces_done = ATOMIC_INIT(0);
+
+static int pieces_get(char *buf, const struct kernel_param *kp)
+{
+	return sysfs_emit(buf, "%u\n", (unsigned int)atomic_read(&pieces_done));
+}
+
+static const struct kernel_param_ops pieces_ops = { .get = pieces_get };
+module_param_cb(workers_pieces, &pieces_ops, NULL, 0444);
+MODULE_PARM_DESC(workers_pieces, "how many pieces of ranges were not done by the caller himself");
 
 static struct workqueue_struct *queue;
 
@@ -222,6 +235,8 @@ static void do_pieces(struct worker *w)
 		piece = take_piece(crew);
 		if (piece >= READ_ONCE(crew->failed))
 			return;
+		if (cowsnap_in_worker())
+			atomic_inc(&pieces_done);
 		do_piece(w, piece, piece_start(crew, piece));
 	}
 }
