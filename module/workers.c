@@ -7,8 +7,9 @@
  * with a copy of the request that counts for itself. All of them are done, or
  * have been taken back from the queue, before the caller goes on: he holds the
  * mmap lock for them all, has raised write_protect_seq and started the
- * notifiers, and flushes when they have ended. Among themselves they need
- * nothing but the page-table locks.
+ * notifiers, and flushes when they have ended. What he did before is seen by who
+ * finds his work on the queue. Among themselves they need nothing but the
+ * page-table locks.
  *
  * Pieces are taken in order. Of failures the one at the lowest address counts,
  * as if the caller had done everything: when one has failed those before it are
