@@ -15,12 +15,14 @@
 #define SHIFT		PAGES(7)	/* of the source from a huge page */
 #define ROOM		(6 * MEM_HUGE)	/* mapped for it */
 #define SEED		5
+#define BALANCING	"/proc/sys/kernel/numa_balancing"
 #define PATIENCE	20.0		/* seconds */
 
 FIXTURE(workers)
 {
 	int fd;
 	char *src;
+	char balancing[8];	/* of nodes, or nothing */
 };
 
 FIXTURE_VARIANT(workers)
@@ -54,6 +56,10 @@ FIXTURE_SETUP(workers)
 {
 	self->fd = mem_open();
 	ASSERT_LE(0, self->fd);
+	/* What it has made inaccessible is not taken back, and faults twice. */
+	snprintf(self->balancing, sizeof(self->balancing), "%ld",
+		 mem_read_long(BALANCING));
+	mem_write(BALANCING, "0");
 	if (variant->swap && !mem_have_swap())
 		SKIP(return, "no swap");
 	self->src = make_source(variant->huge, false);
@@ -65,6 +71,7 @@ FIXTURE_SETUP(workers)
 FIXTURE_TEARDOWN(workers)
 {
 	workers_default();
+	mem_write(BALANCING, self->balancing);
 	close(self->fd);
 }
 
