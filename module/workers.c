@@ -287,7 +287,7 @@ static struct worker *alloc_worker(struct crew *crew, size_t size)
 	struct worker *w = NULL;
 
 	if (!cowsnap_fault())
-		w = kzalloc(sizeof(*w) + size, GFP_KERNEL);
+		w = kvzalloc(sizeof(*w) + size, GFP_KERNEL);
 	if (!w)
 		return NULL;
 	w->crew = crew;
@@ -376,7 +376,7 @@ static void add_up(struct crew *crew)
 		sum->reused += op->reused;
 		sum->changed += op->changed;
 		sum->left += op->left;
-		kfree(crew->workers[i]);
+		kvfree(crew->workers[i]);
 	}
 	if (!crew->err)
 		return;
@@ -404,7 +404,7 @@ bool cowsnap_parallel(struct cowsnap_job *job, int *err)
 	hire(&crew, nr);
 	if (crew.nr_workers < 2) {
 		if (crew.nr_workers)
-			kfree(crew.workers[0]);
+			kvfree(crew.workers[0]);
 		return false;
 	}
 	cut(&crew);
