@@ -18,11 +18,27 @@
 #define BALANCING	"/proc/sys/kernel/numa_balancing"
 #define PATIENCE	20.0		/* seconds */
 
+/*
+ * What the balancing of nodes has made inaccessible is not taken back, faults
+ * twice, and is nowhere for who asks.
+ */
+static char balancing[8];
+
+static void balancing_off(void)
+{
+	snprintf(balancing, sizeof(balancing), "%ld", mem_read_long(BALANCING));
+	mem_write(BALANCING, "0");
+}
+
+static void balancing_as_before(void)
+{
+	mem_write(BALANCING, balancing);
+}
+
 FIXTURE(workers)
 {
 	int fd;
 	char *src;
-	char balancing[8];	/* of nodes, or nothing */
 };
 
 FIXTURE_VARIANT(workers)
@@ -56,10 +72,7 @@ FIXTURE_SETUP(workers)
 {
 	self->fd = mem_open();
 	ASSERT_LE(0, self->fd);
-	/* What it has made inaccessible is not taken back, and faults twice. */
-	snprintf(self->balancing, sizeof(self->balancing), "%ld",
-		 mem_read_long(BALANCING));
-	mem_write(BALANCING, "0");
+	balancing_off();
 	if (variant->swap && !mem_have_swap())
 		SKIP(return, "no swap");
 	self->src = make_source(variant->huge, false);
@@ -71,7 +84,7 @@ FIXTURE_SETUP(workers)
 FIXTURE_TEARDOWN(workers)
 {
 	workers_default();
-	mem_write(BALANCING, self->balancing);
+	balancing_as_before();
 	close(self->fd);
 }
 
@@ -338,6 +351,7 @@ FIXTURE_SETUP(node)
 	ASSERT_LE(0, self->fd);
 	if (mem_nodes() < 2)
 		SKIP(return, "only one NUMA node");
+	balancing_off();
 	on_cpu(0);	/* of node 0 */
 	self->src = mem_map_offset(LEN, MEM_HUGE, SHIFT);
 	ASSERT_NE(NULL, self->src);
@@ -357,6 +371,8 @@ FIXTURE_SETUP(node)
 FIXTURE_TEARDOWN(node)
 {
 	workers_default();
+	if (balancing[0])
+		balancing_as_before();
 	syscall(SYS_set_mempolicy, MPOL_DEFAULT, NULL, 0);
 	close(self->fd);
 }
