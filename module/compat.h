@@ -636,15 +636,18 @@ static inline void cowsnap_split_huge_pmd(struct vm_area_struct *vma, pmd_t *pmd
 }
 #endif
 
-/* A base page for @vma at @addr, by its policy; charged to nobody yet. */
+/*
+ * A base page for @vma at @addr, by its policy; charged to nobody yet. @how: 0,
+ * or how hard to try.
+ */
 static inline struct folio *cowsnap_alloc_folio(struct vm_area_struct *vma,
-						unsigned long addr)
+						unsigned long addr, gfp_t how)
 {
 #ifdef COWSNAP_HAVE_ALLOC_FOLIO_HUGEPAGE
-	return vma_alloc_folio(GFP_HIGHUSER_MOVABLE, 0, vma, addr,
+	return vma_alloc_folio(GFP_HIGHUSER_MOVABLE | how, 0, vma, addr,
 			       /* hugepage= */false);
 #else
-	return vma_alloc_folio(GFP_HIGHUSER_MOVABLE, 0, vma, addr);
+	return vma_alloc_folio(GFP_HIGHUSER_MOVABLE | how, 0, vma, addr);
 #endif
 }
 

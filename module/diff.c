@@ -15,9 +15,13 @@
 #include "hot.h"
 #include "hugetlb.h"
 #include "pgwalk.h"
+#include "workers.h"
 
 /* How many ranges are collected under one hold of the lock. */
 #define BUFFER	128
+
+/* What several workers find is kept apart, and put in order afterwards. */
+#define PIECES	16
 
 /* What an entry says of a page's content. */
 struct content {
@@ -47,6 +51,9 @@ struct diff {
 	struct side b;
 	bool same_file;		/* what both have from a file is the same */
 	bool full;		/* op->vec is, or the buffer */
+	bool dense;		/* more to list than several workers have room for */
+	unsigned long start;	/* of a piece: from where, and how far it got */
+	unsigned long end;
 	unsigned int nr;
 	struct cowsnap_range ranges[BUFFER];
 };
@@ -302,6 +309,72 @@ static bool is_same_file(struct diff *d, unsigned long offset)
 	       cowsnap_file_pgoff(b, d->op->dst + offset);
 }
 
+struct pieces {
+	struct diff *of;
+	struct diff each[PIECES];
+};
+
+static int diff_piece(void *own, struct cowsnap_op *op, unsigned int nr)
+{
+	struct pieces *pieces = own;
+	struct diff *of = pieces->of, *d = &pieces->each[nr];
+
+	d->op = of->op;
+	d->a.vma = of->a.vma;
+	d->b.vma = of->b.vma;
+	d->same_file = of->same_file;
+	d->start = op->src - of->op->src;
+	d->end = diff_mapped(d, d->start, d->start + op->len);
+	return 0;
+}
+
+/* Returns how far all is known and listed: up to a piece that was not finished. */
+static unsigned long put_in_order(struct diff *d, const struct pieces *pieces,
+				  unsigned long offset, unsigned long end)
+{
+	const struct diff *piece = pieces->each;
+	unsigned int i;
+
+	for (; offset < end && piece->start == offset; piece++) {
+		for (i = 0; i < piece->nr; i++)
+			if (!list(d, piece->ranges[i].start, piece->ranges[i].end))
+				return piece->ranges[i].start;
+		offset = piece->end;
+	}
+	return offset;
+}
+
+/*
+ * Each worker goes on until a buffer of its own is full. What is beyond the
+ * first one that is was in vain: not again, where so much differs.
+ */
+static bool diff_parallel(struct diff *d, unsigned long end)
+{
+	struct cowsnap_op *op = d->op;
+	struct cowsnap_job job = {
+		.op = op, .start = op->src + op->offset, .end = op->src + end,
+		.max_pieces = PIECES, .piece = diff_piece,
+	};
+	struct pieces *pieces;
+	bool done;
+	int err;
+
+	if (d->dense || cowsnap_count_workers(&job) < 2 || cowsnap_fault())
+		return false;
+	pieces = kvzalloc(sizeof(*pieces), GFP_KERNEL);
+	if (!pieces)
+		return false;
+	pieces->of = d;
+	job.own = pieces;
+	done = cowsnap_parallel(&job, &err);
+	if (done) {
+		op->offset = put_in_order(d, pieces, op->offset, end);
+		d->dense = op->offset < end;
+	}
+	kvfree(pieces);
+	return done;
+}
+
 /* Mmap lock held. Goes on until the end of the ranges, or a buffer is full. */
 static int diff_ranges(struct diff *d)
 {
@@ -316,7 +389,7 @@ static int diff_ranges(struct diff *d)
 		d->same_file = is_same_file(d, op->offset);
 		if (is_vm_hugetlb_page(d->a.vma) || is_vm_hugetlb_page(d->b.vma))
 			op->offset = diff_hugetlb(d, op->offset, end);
-		else
+		else if (!diff_parallel(d, end))
 			op->offset = diff_mapped(d, op->offset, end);
 		if (cowsnap_killed())
 			return cowsnap_refuse(op, op->src + op->offset,

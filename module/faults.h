@@ -13,7 +13,7 @@
 #ifndef COWSNAP_FAULTS_H
 #define COWSNAP_FAULTS_H
 
-#include <linux/sched/signal.h>
+#include "workers.h"
 
 #ifdef COWSNAP_FAULTS
 #include <linux/atomic.h>
@@ -63,8 +63,11 @@ bool cowsnap_fault_at(const struct kernel_param *param);
 /* The same where failing has nothing to do with memory. */
 #define cowsnap_fault_once() cowsnap_fault_in("step", true)
 
-/* Is the caller being killed? Then a long call ends, and undoes what it did. */
+/*
+ * Is the caller being killed? Then a long call ends, and undoes what it did. A
+ * worker ends, too, when another one has failed.
+ */
 #define cowsnap_killed() \
-	(cowsnap_fault_in("killed", true) || fatal_signal_pending(current))
+	(cowsnap_fault_in("killed", true) || cowsnap_must_stop())
 
 #endif /* COWSNAP_FAULTS_H */

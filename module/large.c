@@ -79,7 +79,6 @@ bool cowsnap_vma_has_relatives(struct vm_area_struct *vma)
 	struct anon_vma_chain *avc;
 	bool found = false;
 
-	mmap_assert_write_locked(vma->vm_mm);
 	if (!anon_vma)
 		return false;
 	/* Nobody has forked it: the usual case, without a lock. */

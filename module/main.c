@@ -15,6 +15,7 @@
 #include "compat.h"
 #include "cowsnap.h"
 #include "large.h"
+#include "workers.h"
 
 #if !defined(CONFIG_HUGETLB_PAGE)
 #define COWSNAP_KINDS_HUGETLB	0
@@ -376,9 +377,14 @@ static int __init cowsnap_init(void)
 
 	if (err)
 		return err;
-	err = cowsnap_fault() ? -ENOMEM : misc_register(&cowsnap_device);
+	err = cowsnap_workers_init();
 	if (err)
 		return err;
+	err = cowsnap_fault() ? -ENOMEM : misc_register(&cowsnap_device);
+	if (err) {
+		cowsnap_workers_exit();
+		return err;
+	}
 	fill_query(&query);
 	pr_info("%s on Linux %s: abi %u, ops %#x, remap_flags %#x, kinds %#x, huge_whole %u\n",
 		THIS_MODULE->version ?: "", init_utsname()->release, query.abi,
@@ -390,6 +396,7 @@ static int __init cowsnap_init(void)
 static void __exit cowsnap_exit(void)
 {
 	misc_deregister(&cowsnap_device);
+	cowsnap_workers_exit();
 }
 
 module_init(cowsnap_init);

@@ -13,6 +13,7 @@
  */
 #include "large.h"
 #include "pgwalk.h"
+#include "workers.h"
 
 /*
  * The two tables may be one: take that lock once. Otherwise the lower address
@@ -389,11 +390,72 @@ static int walk_vma(struct cowsnap_walk *walk, unsigned long start,
 		} else {
 			continue;
 		}
+		if (err == -EAGAIN) {	/* the rest is not for a worker */
+			walk->op->len -= span.src - walk->op->src;
+			walk->op->src = span.src;
+			walk->op->dst = span.dst;
+			return err;
+		}
 		if (err)
 			return walk_failed(walk, addr, err);
 		cond_resched();
 	}
 	return 0;
+}
+
+/* The caller holds the mmap lock for writing; we may work for him. */
+static int walk_range(struct cowsnap_walk *walk)
+{
+	struct cowsnap_op *op = walk->op;
+	unsigned long addr = op->src, end = op->src + op->len, next;
+	int err = 0;
+
+	for (; addr < end && !err; addr = next) {
+		walk->src_vma = cowsnap_find_vma(op->mm, addr);
+		if (!walk->src_vma || walk->src_vma->vm_start >= end)
+			break;
+		addr = max(addr, walk->src_vma->vm_start);
+		walk->dst_vma = cowsnap_find_vma(op->mm, addr + walk->offset);
+		next = min3(end, walk->src_vma->vm_end,
+			    walk->dst_vma->vm_end - walk->offset);
+		walk->has_relatives = cowsnap_vma_has_relatives(walk->src_vma);
+		err = walk_vma(walk, addr, next);
+	}
+	return err;
+}
+
+static void begin_copy(void *own, const void *of_caller)
+{
+	const struct cowsnap_walk *original = of_caller;
+	struct cowsnap_walk *walk = own;
+
+	*walk = *original;
+	walk->private = walk + 1;
+	memcpy(walk->private, original->private, walk->ops->private_size);
+	if (walk->ops->begin)
+		walk->ops->begin(walk);
+}
+
+static int walk_piece(void *own, struct cowsnap_op *op, unsigned int nr)
+{
+	struct cowsnap_walk *walk = own;
+
+	walk->op = op;
+	return walk_range(walk);
+}
+
+static void end_copy(void *own)
+{
+	struct cowsnap_walk *walk = own;
+
+	if (walk->ops->end)
+		walk->ops->end(walk);
+}
+
+/* Pages of hugetlb, with a pool and a cgroup of their own, are few anyway. */
+static bool can_share_work(const struct cowsnap_walk *walk)
+{
+	return walk->ops->parallel && !walk->op->align;
 }
 
 /**
@@ -409,21 +471,18 @@ static int walk_vma(struct cowsnap_walk *walk, unsigned long start,
 int cowsnap_walk(struct cowsnap_walk *walk)
 {
 	struct cowsnap_op *op = walk->op;
-	unsigned long addr = op->src, end = op->src + op->len, next;
-	int err = 0;
+	struct cowsnap_job job = {
+		.op = op, .start = op->src, .end = op->src + op->len,
+		.allocates = walk->ops->allocates,
+		.own = walk, .size = sizeof(*walk) + walk->ops->private_size,
+		.begin = begin_copy, .piece = walk_piece, .finish = end_copy,
+	};
+	int err;
 
 	mmap_assert_write_locked(op->mm);
 	walk->offset = op->dst - op->src;
-	for (; addr < end && !err; addr = next) {
-		walk->src_vma = find_vma(op->mm, addr);
-		if (!walk->src_vma || walk->src_vma->vm_start >= end)
-			break;
-		addr = max(addr, walk->src_vma->vm_start);
-		walk->dst_vma = find_vma(op->mm, addr + walk->offset);
-		next = min3(end, walk->src_vma->vm_end,
-			    walk->dst_vma->vm_end - walk->offset);
-		walk->has_relatives = cowsnap_vma_has_relatives(walk->src_vma);
-		err = walk_vma(walk, addr, next);
-	}
+	if (!can_share_work(walk) || !cowsnap_parallel(&job, &err))
+		return walk_range(walk);
+	walk->op = op;
 	return err;
 }

@@ -61,6 +61,17 @@ struct cowsnap_walk_ops {
 	int (*hugetlb)(struct cowsnap_walk *walk, unsigned long addr);
 	/* What has begun must be finished. */
 	bool unkillable;
+	/*
+	 * Several workers may walk over a large range, see workers.h. Each has
+	 * a copy of the walk and of what ->private points to, of this size, to
+	 * which ->begin() lets the copy of the walk point; ->end() drops what
+	 * is held there.
+	 */
+	bool parallel;
+	bool allocates;		/* page tables */
+	size_t private_size;
+	void (*begin)(struct cowsnap_walk *walk);
+	void (*end)(struct cowsnap_walk *walk);
 };
 
 struct cowsnap_walk {

@@ -105,11 +105,28 @@ static int drop_span(struct cowsnap_walk *walk, struct cowsnap_span *span)
 	return cowsnap_walk_ptes(walk, span);
 }
 
+static void begin_release(struct cowsnap_walk *walk)
+{
+	struct release *release = walk->private;
+
+	release->dropped.pages = release->pages;
+}
+
+/* Pieces come in order: this was the last one of this worker. */
+static void end_release(struct cowsnap_walk *walk)
+{
+	put_dropped(walk, walk->op->dst + walk->op->len);
+}
+
 static const struct cowsnap_walk_ops drop_ops = {
 	.span = drop_span,
 	.ptes = drop_shared,
 	.blocked = drop_blocked,
 	.unkillable = true,
+	.parallel = true,
+	.private_size = sizeof(struct release),
+	.begin = begin_release,
+	.end = end_release,
 };
 
 static void start_write(struct cowsnap_op *op, unsigned long start)

@@ -425,7 +425,7 @@ static int alloc_folio(struct cowsnap_walk *walk, unsigned long src,
 	drop_folio(share);
 	if (cowsnap_fault())
 		return -ENOMEM;
-	share->folio = cowsnap_alloc_folio(walk->dst_vma, dst);
+	share->folio = cowsnap_alloc_folio(walk->dst_vma, dst, 0);
 	if (!share->folio)
 		return -ENOMEM;
 	share->folio_addr = src;
@@ -459,6 +459,8 @@ int cowsnap_share_blocked(struct cowsnap_walk *walk,
 		share->large = NULL;
 		return 0;
 	case BLOCK_SWAPPED:
+		if (cowsnap_in_worker())
+			return -EAGAIN;
 		return cowsnap_touch(walk->op, walk->src_vma, span->src, 0);
 	case BLOCK_POISON:
 		return cowsnap_refuse(walk->op, span->src,
@@ -478,11 +480,20 @@ static int copy_huge(struct cowsnap_walk *walk, struct cowsnap_span *span)
 	return 0;
 }
 
+static void end_share(struct cowsnap_walk *walk)
+{
+	cowsnap_share_done(walk->private);
+}
+
 static const struct cowsnap_walk_ops share_ops = {
 	.huge = cowsnap_share_huge,
 	.ptes = share_ptes,
 	.blocked = cowsnap_share_blocked,
 	.hugetlb = cowsnap_share_hugetlb,
+	.parallel = true,
+	.allocates = true,
+	.private_size = sizeof(struct share),
+	.end = end_share,
 };
 
 static const struct cowsnap_walk_ops copy_ops = {

@@ -343,7 +343,32 @@ static int sync_span(struct cowsnap_walk *walk, struct cowsnap_span *span)
 	return cowsnap_walk_ptes(walk, span);
 }
 
+static void begin_sync(struct cowsnap_walk *walk)
+{
+	struct sync *sync = walk->private;
+
+	walk->replaced = &sync->replaced;
+}
+
+static void end_sync(struct cowsnap_walk *walk)
+{
+	flush_replaced(walk);
+	cowsnap_share_done(walk->private);
+}
+
 static const struct cowsnap_walk_ops sync_ops = {
+	.span = sync_span,
+	.ptes = sync_ptes,
+	.blocked = sync_blocked,
+	.parallel = true,
+	.allocates = true,
+	.private_size = sizeof(struct sync),
+	.begin = begin_sync,
+	.end = end_sync,
+};
+
+/* What the first pass has left is not much, and copied by policy of the task. */
+static const struct cowsnap_walk_ops sync_copy_ops = {
 	.span = sync_span,
 	.ptes = sync_ptes,
 	.blocked = sync_blocked,
@@ -352,7 +377,8 @@ static const struct cowsnap_walk_ops sync_ops = {
 static int sync_pass(struct cowsnap_op *op, struct sync *sync, bool copy)
 {
 	struct cowsnap_walk walk = {
-		.ops = &sync_ops, .op = op, .private = sync,
+		.ops = copy ? &sync_copy_ops : &sync_ops,
+		.op = op, .private = sync,
 		.replaced = &sync->replaced,
 	};
 	int err;

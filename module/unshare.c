@@ -22,6 +22,7 @@
 #include "pgwalk.h"
 #include "reuse.h"
 #include "unshare.h"
+#include "workers.h"
 
 /* Unshared already, but not writable yet: after mprotect(2), for instance. */
 static void make_writable(struct unshare *u, unsigned long addr, pte_t *ptep,
@@ -134,21 +135,26 @@ static unsigned long collect(struct unshare *u, pmd_t *pmd, unsigned long addr,
 struct folio *cowsnap_alloc_copy(struct unshare *u, unsigned long addr,
 				 unsigned int order)
 {
+	/* The caller tries harder, and may be chosen by the OOM killer then. */
+	gfp_t how = cowsnap_in_worker() ? __GFP_NORETRY | __GFP_NOWARN : 0;
+	gfp_t gfp = order ? GFP_TRANSHUGE_LIGHT : GFP_HIGHUSER_MOVABLE | how;
 	struct folio *folio = NULL;
 
 	if (cowsnap_fault())
 		return NULL;
 	if (u->op->flags & COWSNAP_UNSHARE_NODE)
 		folio = cowsnap_alloc_on_node(u->op->node, order);
+	else if (cowsnap_in_worker() && !u->vma->vm_policy)
+		folio = __folio_alloc(gfp, order, u->home, NULL);
 	else if (order)
 		folio = cowsnap_alloc_huge(u->vma, addr);
 	else
-		folio = cowsnap_alloc_folio(u->vma, addr);
+		folio = cowsnap_alloc_folio(u->vma, addr, how);
 	if (!folio)
 		return NULL;
 	if (!mem_cgroup_disabled() &&
 	    ksym_or(-ENOMEM, __mem_cgroup_charge, folio, u->op->mm,
-		    order ? GFP_TRANSHUGE_LIGHT : GFP_KERNEL)) {
+		    order ? GFP_TRANSHUGE_LIGHT : GFP_KERNEL | how)) {
 		folio_put(folio);
 		return NULL;
 	}
@@ -179,6 +185,8 @@ static void drop_page(struct shared_page *p)
 static int copy_one(struct unshare *u, struct shared_page *p)
 {
 	p->copy = cowsnap_alloc_copy(u, p->addr, 0);
+	if (!p->copy && cowsnap_in_worker())
+		return -EAGAIN;
 	if (!p->copy)
 		return cowsnap_refuse(u->op, p->addr, COWSNAP_REASON_NO_MEMORY,
 				      -ENOMEM);
@@ -304,6 +312,8 @@ static unsigned long install(struct unshare *u, pmd_t *pmd, unsigned long addr)
 
 static int overcome(struct unshare *u, pmd_t *pmd, unsigned long addr)
 {
+	if (cowsnap_in_worker() && u->obstacle != OBSTACLE_MIGRATION)
+		return u->obstacle == OBSTACLE_NONE ? 0 : -EAGAIN;
 	switch (u->obstacle) {
 	case OBSTACLE_MIGRATION:
 		ksym(migration_entry_wait)(u->op->mm, pmd, addr);
@@ -364,27 +374,96 @@ static int unshare_pmd(struct unshare *u, pmd_t *pmdp, unsigned long addr,
 	return 0;
 }
 
+/* What the next pmd entry maps; *@addr becomes where that ends. */
+static int unshare_next(struct unshare *u, unsigned long *addr, unsigned long end)
+{
+	unsigned long next;
+	pmd_t *pmd = cowsnap_find_pmd(u->op->mm, *addr, end, &next);
+	int err = pmd ? unshare_pmd(u, pmd, *addr, next) : 0;
+
+	if (!err)
+		*addr = next;
+	cond_resched();
+	return err;
+}
+
+static void begin_copy(void *own, const void *of_caller)
+{
+	memcpy(own, of_caller, sizeof(struct unshare));
+}
+
+static int unshare_piece(void *own, struct cowsnap_op *op, unsigned int nr)
+{
+	unsigned long addr = op->src, end = op->src + op->len;
+	struct unshare *u = own;
+	int err = 0;
+
+	u->op = op;
+	while (addr < end && !err)
+		err = unshare_next(u, &addr, end);
+	op->src = addr;
+	op->len = end - addr;
+	return err;
+}
+
+/*
+ * Would a kworker put a copy on the node where the caller would? Not by the
+ * policy of the task, nor by one that depends on which CPU asks.
+ */
+static bool worker_finds_node(struct unshare *u)
+{
+	struct mempolicy *policy = u->vma->vm_policy;
+
+	if (num_node_state(N_MEMORY) == 1 || cowsnap_only_reuse(u) ||
+	    u->op->flags & COWSNAP_UNSHARE_NODE)
+		return true;
+	/* A file may have a policy of its own. */
+	if (!vma_is_anonymous(u->vma) ||
+	    !nodes_subset(node_states[N_MEMORY], cpuset_current_mems_allowed))
+		return false;
+	if (!policy)
+		return !current->mempolicy;
+	return policy->mode == MPOL_PREFERRED ||
+	       policy->mode == MPOL_INTERLEAVE ||
+	       (policy->mode == MPOL_BIND && nodes_weight(policy->nodes) == 1);
+}
+
+/* By several, if it is worth it and they can: returns false otherwise. */
+static bool unshare_parallel(struct unshare *u, unsigned long *addr,
+			     unsigned long end, int *err)
+{
+	struct cowsnap_op *op = u->op;
+	struct cowsnap_job job = {
+		.op = op, .start = *addr, .end = end, .yields = true,
+		.own = u, .size = sizeof(*u),
+		.begin = begin_copy, .piece = unshare_piece,
+	};
+	bool done;
+
+	if (!worker_finds_node(u))
+		return false;
+	u->home = numa_mem_id();
+	done = cowsnap_parallel(&job, err);
+	u->op = op;
+	if (done)
+		*addr = job.end;
+	return done;
+}
+
 /*
  * The mapping ends at @end, or the range does. Ends earlier when others wait to
  * change mappings, but not without some progress.
  */
 static int unshare_vma(struct unshare *u, unsigned long *addr, unsigned long end)
 {
-	struct mm_struct *mm = u->op->mm;
-	unsigned long next;
-	int err = 0;
-	pmd_t *pmd;
+	int err;
 
+	if (unshare_parallel(u, addr, end, &err))
+		return err;
 	do {
-		pmd = cowsnap_find_pmd(mm, *addr, end, &next);
-		if (pmd)
-			err = unshare_pmd(u, pmd, *addr, next);
-		if (err)
-			return err;
-		*addr = next;
-		cond_resched();
-	} while (next < end && !mmap_lock_is_contended(mm));
-	return 0;
+		err = unshare_next(u, addr, end);
+	} while (!err && *addr < end && !mmap_lock_is_contended(u->op->mm));
+	return err;
 }
 
 static int relock(struct unshare *u, unsigned long addr)

@@ -31,6 +31,7 @@ struct unshare {
 	struct vm_area_struct *vma;
 	enum obstacle obstacle;
 	bool drained;
+	int home;		/* node of the caller, for who works for him */
 	unsigned int nr;
 	struct shared_page pages[BATCH];
 };

@@ -237,14 +237,13 @@ static bool pair_hugetlb(struct pair *p, int fd)
 	return true;
 }
 
-/* A few pages below each of several page tables, and an impatient neighbour. */
-static bool pair_busy(struct pair *p, int fd)
+/* A few pages below each of several page tables. */
+static bool pair_sparse(struct pair *p, int fd)
 {
 	size_t i;
 
 	p->a = mem_map_offset(3 * MEM_HUGE, MEM_HUGE, 0);
 	p->nr = 3 * MEM_HUGE / MEM_PAGE;
-	p->busy = true;
 	if (!p->a)
 		return false;
 	for (i = 0; i < p->nr; i += 100)
@@ -252,6 +251,26 @@ static bool pair_busy(struct pair *p, int fd)
 	p->b = mem_dup(fd, p->a, PAGES(p->nr));
 	memcpy(p->in_b, p->in_a, p->nr);
 	return p->b;
+}
+
+/* And an impatient neighbour. */
+static bool pair_busy(struct pair *p, int fd)
+{
+	p->busy = true;
+	return pair_sparse(p, fd);
+}
+
+/* Differences in each of the pieces. */
+static bool pair_by_several(struct pair *p, int fd)
+{
+	size_t i;
+
+	workers_force(3);
+	if (!pair_sparse(p, fd))
+		return false;
+	for (i = 0; i < 3; i++)
+		differ(p, i * MEM_HUGE / MEM_PAGE + 110);
+	return true;
 }
 
 static _Atomic bool rest, wants;

@@ -12,6 +12,7 @@
 #include <sys/prctl.h>
 
 #include "fault_sweep.h"
+#include "workers.h"
 
 #define LEN	(1UL << 18)
 
@@ -36,6 +37,18 @@ static bool plain(struct scene *s)
 	s->shared = LEN / MEM_PAGE;
 	if (s->src)
 		mem_fill(s->src, LEN, SEED);
+	return s->src;
+}
+
+/* A piece for each of several workers, and for the caller. */
+static bool by_several(struct scene *s)
+{
+	workers_force(3);
+	s->len = 3 * MEM_HUGE;
+	s->src = mem_map_offset(s->len, MEM_HUGE, 0);
+	s->shared = s->len / MEM_PAGE;
+	if (s->src)
+		mem_fill(s->src, s->len, SEED);
 	return s->src;
 }
 

@@ -25,6 +25,7 @@ FIXTURE_VARIANT(fault) {
 };
 
 FIXTURE_VARIANT_ADD(fault, plain) { .make = plain };
+FIXTURE_VARIANT_ADD(fault, by_several) { .make = by_several };
 FIXTURE_VARIANT_ADD(fault, untouched) { .make = untouched };
 FIXTURE_VARIANT_ADD(fault, far_away) { .make = far_away };
 FIXTURE_VARIANT_ADD(fault, beyond_47_bits) {
@@ -84,6 +85,7 @@ FIXTURE_SETUP(fault)
 FIXTURE_TEARDOWN(fault)
 {
 	arm_module(0);
+	workers_default();
 	if (variant->make == merged)
 		ksm_stop();
 	if (variant->make == hugetlb_shared || variant->make == hugetlb_pinned ||
@@ -244,6 +246,7 @@ FAULT_OP(UNSHARE, unshare_merged, pair_merged, 0);
 FAULT_OP(UNSHARE, unshare_file, pair_file, 0);
 FAULT_OP(UNSHARE, unshare_hugetlb, pair_hugetlb, 0);
 FAULT_OP(UNSHARE, unshare_busy, pair_busy, 0);
+FAULT_OP(UNSHARE, unshare_by_several, pair_by_several, 0);
 FAULT_OP(SYNC, sync_plain, pair_plain, 0);
 FAULT_OP(SYNC, sync_large, pair_large, 0);
 FAULT_OP(SYNC, sync_swapped, pair_swapped, 0);
@@ -252,9 +255,12 @@ FAULT_OP(SYNC, sync_huge_zero, pair_huge_zero, 0);
 FAULT_OP(SYNC, sync_pinned, pair_pinned, 0);
 FAULT_OP(SYNC, sync_merged, pair_merged, 0);
 FAULT_OP(SYNC, sync_file, pair_file, 0);
+FAULT_OP(SYNC, sync_by_several, pair_by_several, 0);
+FAULT_OP(DIFF, diff_by_several, pair_by_several, 0);
 FAULT_OP(DIFF, diff_plain, pair_plain, 0);
 FAULT_OP(DIFF, diff_huge, pair_huge, 0);
 FAULT_OP(DIFF, diff_hugetlb, pair_hugetlb, 0);
+FAULT_OP(RELEASE, release_by_several, pair_by_several, 0);
 FAULT_OP(RELEASE, release_plain, pair_plain, 0);
 FAULT_OP(RELEASE, release_swapped, pair_swapped, 0);
 FAULT_OP(RELEASE, release_huge, pair_huge, 0);
@@ -271,6 +277,7 @@ FIXTURE_SETUP(fault_op)
 FIXTURE_TEARDOWN(fault_op)
 {
 	arm_module(0);
+	workers_default();
 	if (variant->make == pair_merged)
 		ksm_stop();
 	if (variant->make == pair_hugetlb)
