@@ -382,7 +382,9 @@ static int walk_vma(struct cowsnap_walk *walk, unsigned long start,
 		if (!walk->ops->unkillable && cowsnap_killed())
 			return walk_failed(walk, addr, -EINTR);
 		next = find_span(walk, &span, end);
-		if (walk->ops->span) {
+		if (walk->ops->allocates && cowsnap_must_not_allocate()) {
+			err = -EAGAIN;
+		} else if (walk->ops->span) {
 			err = walk->ops->span(walk, &span);
 			add_rss(walk);
 		} else if (span.src_pmd) {
@@ -431,7 +433,7 @@ static void begin_copy(void *own, const void *of_caller)
 
 	*walk = *original;
 	walk->private = walk + 1;
-	memcpy(walk->private, original->private, walk->ops->private_size);
+	memcpy(walk->private, original->private, walk->private_size);
 	if (walk->ops->begin)
 		walk->ops->begin(walk);
 }
@@ -474,7 +476,7 @@ int cowsnap_walk(struct cowsnap_walk *walk)
 	struct cowsnap_job job = {
 		.op = op, .start = op->src, .end = op->src + op->len,
 		.allocates = walk->ops->allocates,
-		.own = walk, .size = sizeof(*walk) + walk->ops->private_size,
+		.own = walk, .size = sizeof(*walk) + walk->private_size,
 		.begin = begin_copy, .piece = walk_piece, .finish = end_copy,
 	};
 	int err;

@@ -63,13 +63,11 @@ struct cowsnap_walk_ops {
 	bool unkillable;
 	/*
 	 * Several workers may walk over a large range, see workers.h. Each has
-	 * a copy of the walk and of what ->private points to, of this size, to
-	 * which ->begin() lets the copy of the walk point; ->end() drops what
-	 * is held there.
+	 * a copy of the walk and of what ->private points to, which ->begin()
+	 * makes his own; ->end() drops what is held there.
 	 */
 	bool parallel;
 	bool allocates;		/* page tables */
-	size_t private_size;
 	void (*begin)(struct cowsnap_walk *walk);
 	void (*end)(struct cowsnap_walk *walk);
 };
@@ -90,6 +88,7 @@ struct cowsnap_walk {
 	/* Set by SYNC: what is taken out of the destination goes there. */
 	struct cowsnap_replaced *replaced;
 	void *private;
+	size_t private_size;
 };
 
 int cowsnap_walk(struct cowsnap_walk *walk);

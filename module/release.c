@@ -20,12 +20,13 @@
  * his TLB would read what is in the page then. Memory for so many pages; each
  * flush interrupts the other threads.
  */
-#define RELEASE_BATCH	8192
+#define RELEASE_BATCH	8000UL
 
 struct release {
 	struct hot_dropped dropped;
 	unsigned long start;	/* of the duplicate, not flushed since */
-	struct page *pages[RELEASE_BATCH];
+	unsigned int room;
+	struct page *pages[];
 };
 
 static void put_dropped(struct cowsnap_walk *walk, unsigned long end)
@@ -68,7 +69,7 @@ static unsigned int drop_shared(struct cowsnap_walk *walk,
 	struct release *release = walk->private;
 	unsigned int before = release->dropped.nr;
 
-	if (before + nr > RELEASE_BATCH)
+	if (before + nr > release->room)
 		return 0;
 	hot_prefetch_first(span->dst_pte, nr);
 	for (i = 0; i < nr; i++) {
@@ -124,7 +125,6 @@ static const struct cowsnap_walk_ops drop_ops = {
 	.blocked = drop_blocked,
 	.unkillable = true,
 	.parallel = true,
-	.private_size = sizeof(struct release),
 	.begin = begin_release,
 	.end = end_release,
 };
@@ -142,6 +142,7 @@ static void drop_duplicate(struct cowsnap_op *op, struct release *release)
 {
 	struct cowsnap_walk walk = {
 		.ops = &drop_ops, .op = op, .private = release,
+		.private_size = struct_size(release, pages, release->room),
 	};
 	struct mmu_notifier_range range;
 
@@ -226,17 +227,18 @@ static int release_locked(struct cowsnap_op *op, struct release *release,
 	return err;
 }
 
-static struct release *alloc_release(unsigned long dst)
+static struct release *alloc_release(struct cowsnap_op *op)
 {
-	struct release *release;
+	unsigned int room = min(op->len / PAGE_SIZE, RELEASE_BATCH);
+	struct release *release = NULL;
 
-	if (cowsnap_fault())
-		return NULL;
-	release = kvmalloc(sizeof(*release), GFP_KERNEL);
+	if (!cowsnap_fault())
+		release = kvmalloc(struct_size(release, pages, room), GFP_KERNEL);
 	if (!release)
 		return NULL;
 	release->dropped = (struct hot_dropped){ .pages = release->pages };
-	release->start = dst;
+	release->start = op->dst;
+	release->room = room;
 	return release;
 }
 
@@ -255,7 +257,7 @@ int cowsnap_release(struct cowsnap_op *op)
 
 	if (err)
 		return err;
-	release = alloc_release(op->dst);
+	release = alloc_release(op);
 	u = cowsnap_alloc_unshare(op);
 	if (release && u)
 		err = release_locked(op, release, u);

@@ -492,7 +492,6 @@ static const struct cowsnap_walk_ops share_ops = {
 	.hugetlb = cowsnap_share_hugetlb,
 	.parallel = true,
 	.allocates = true,
-	.private_size = sizeof(struct share),
 	.end = end_share,
 };
 
@@ -506,7 +505,10 @@ static const struct cowsnap_walk_ops copy_ops = {
 static int share_pass(struct cowsnap_op *op, struct share *share,
 		      const struct cowsnap_walk_ops *ops)
 {
-	struct cowsnap_walk walk = { .ops = ops, .op = op, .private = share };
+	struct cowsnap_walk walk = {
+		.ops = ops, .op = op,
+		.private = share, .private_size = sizeof(*share),
+	};
 
 	return cowsnap_walk(&walk);
 }

@@ -362,7 +362,6 @@ static const struct cowsnap_walk_ops sync_ops = {
 	.blocked = sync_blocked,
 	.parallel = true,
 	.allocates = true,
-	.private_size = sizeof(struct sync),
 	.begin = begin_sync,
 	.end = end_sync,
 };
@@ -378,7 +377,7 @@ static int sync_pass(struct cowsnap_op *op, struct sync *sync, bool copy)
 {
 	struct cowsnap_walk walk = {
 		.ops = copy ? &sync_copy_ops : &sync_ops,
-		.op = op, .private = sync,
+		.op = op, .private = sync, .private_size = sizeof(*sync),
 		.replaced = &sync->replaced,
 	};
 	int err;

@@ -122,6 +122,28 @@ bool cowsnap_worker_must_stop(void)
 	       w->piece > READ_ONCE(w->crew->failed);
 }
 
+/* What all of them can charge to a group before they look again, and some more. */
+#define MEMCG_ROOM	((4UL << 20) >> PAGE_SHIFT)
+
+/**
+ * cowsnap_worker_is_near_limit - has the group of the caller hardly any memory left?
+ *
+ * A kworker that is refused a charge calls the OOM killer, and waits for a task
+ * of the group to end: the caller, maybe, who waits for the kworker. Whoever
+ * charges for himself fails when he is the one to be killed.
+ */
+bool cowsnap_worker_is_near_limit(void)
+{
+	struct worker *w = container_of(current_work(), struct worker, work);
+	struct mem_cgroup *memcg = w->crew->memcg;
+
+	for (; memcg; memcg = parent_mem_cgroup(memcg))
+		if (page_counter_read(&memcg->memory) + MEMCG_ROOM >
+		    READ_ONCE(memcg->memory.max))
+			return true;
+	return false;
+}
+
 /* May what the caller allocates be put only where a kworker would not put it? */
 static bool has_placement(void)
 {

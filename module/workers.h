@@ -38,6 +38,7 @@ struct cowsnap_job {
 unsigned int cowsnap_count_workers(const struct cowsnap_job *job);
 bool cowsnap_parallel(struct cowsnap_job *job, int *err);
 bool cowsnap_worker_must_stop(void);
+bool cowsnap_worker_is_near_limit(void);
 struct vm_area_struct *cowsnap_find_vma(struct mm_struct *mm, unsigned long addr);
 
 int cowsnap_workers_init(void);
@@ -50,6 +51,12 @@ void cowsnap_workers_exit(void);
 static inline bool cowsnap_in_worker(void)
 {
 	return unlikely(current->flags & PF_WQ_WORKER);
+}
+
+/* Page tables, which are charged to the caller. */
+static inline bool cowsnap_must_not_allocate(void)
+{
+	return cowsnap_in_worker() && cowsnap_worker_is_near_limit();
 }
 
 static inline bool cowsnap_must_stop(void)
