@@ -4,7 +4,7 @@ KDIR	?= /lib/modules/$(shell uname -r)/build
 PREFIX	?= /usr/local
 export PREFIX DESTDIR
 
-.PHONY: all module user selftests check soak bench bench-count check-here bench-here install clean help
+.PHONY: all module user selftests check soak bench bench-count bench-native check-here bench-here install clean help
 
 all: module user
 
@@ -15,6 +15,7 @@ help:
 	@echo 'make soak           random operations and foreign programs, for MINUTES=10 in all (KERNELS=... JOBS=2)'
 	@echo 'make bench          cowsnap beside fork, in a virtual machine (BENCH_ARGS=... MEM=4G)'
 	@echo 'make bench-count    instructions a page, compared with the stored ones (STORE=yes stores them; BENCH_ARGS=...)'
+	@echo 'make bench-native   inner loops beside the kernel'"'"'s, in user space on this CPU (BENCH_ARGS=...)'
 	@echo 'make check-here     the tests on this machine, with the module loaded'
 	@echo 'make bench-here     the comparison on this machine, with the module loaded'
 	@echo 'make install        module, library, header, man pages, udev rule (PREFIX= DESTDIR=)'
@@ -40,6 +41,10 @@ bench:
 
 bench-count:
 	@selftests/vm/bench.sh --count $(BENCH_ARGS)
+
+bench-native:
+	@$(MAKE) -s -C user native
+	@user/build/bench-native $(BENCH_ARGS)
 
 check-here: | loaded-module
 	$(MAKE) -C selftests run_tests
