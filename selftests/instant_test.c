@@ -7,12 +7,14 @@
 #include "uring.h"
 #include "harness.h"
 
+#define KEEP	6
+
 FIXTURE(instant) {
 	int fd;
 	struct counters c;
 	struct writer writers[MAX_WRITERS];
 	struct uring ring;
-	char *arena;		/* room for two duplicates */
+	char *arena;		/* room for KEEP duplicates */
 	size_t stride;
 	uint64_t rounds;
 };
@@ -29,6 +31,7 @@ FIXTURE_VARIANT(instant) {
 	unsigned int pinned;	/* so many counters, spread */
 	bool all_pinned;
 	unsigned int pause;
+	bool hurry;		/* the next call while the writer faults */
 };
 
 /* What breaks all of these: no TLB flush of the source. */
@@ -43,7 +46,7 @@ FIXTURE_VARIANT_ADD(instant, two_hot_pages) {
 };
 /* Always some page to be faulted in: page faults that do not wait. */
 FIXTURE_VARIANT_ADD(instant, cold_pages) {
-	.counters = 256, .writers = 1, .order = SHUFFLED,
+	.counters = 256, .writers = 1, .order = SHUFFLED, .hurry = true,
 };
 FIXTURE_VARIANT_ADD(instant, four_writers) {
 	.counters = 32, .writers = 4, .order = SHUFFLED,
@@ -133,9 +136,9 @@ FIXTURE_SETUP(instant)
 	mem_fill(c->base, RANGE, FILL_SEED);
 
 	self->stride = RANGE + MEM_HUGE;
-	self->arena = mem_map_offset(2 * self->stride, MEM_HUGE, 0);
+	self->arena = mem_map_offset(KEEP * self->stride, MEM_HUGE, 0);
 	ASSERT_NE(NULL, self->arena);
-	ASSERT_EQ(0, mprotect(self->arena, 2 * self->stride, PROT_NONE));
+	ASSERT_EQ(0, mprotect(self->arena, KEEP * self->stride, PROT_NONE));
 
 	if (!variant->pinned && !variant->all_pinned)
 		return;
@@ -179,46 +182,61 @@ static bool is_enough(unsigned int calls, unsigned int overlaps, double start)
 	       (overlaps >= ENOUGH || past > 10 * SECONDS);
 }
 
+static void drop_all(struct duplicate *d)
+{
+	unsigned int i;
+
+	for (i = 0; i < KEEP; i++) {
+		if (d[i].live)
+			munmap(d[i].at, RANGE);
+		d[i].live = false;
+	}
+}
+
 /*
  * If this fails, a snapshot is of no use: it shows a state that never was, or
  * goes on changing with the source.
  */
 TEST_F(instant, duplicate_is_of_one_instant_and_stays)
 {
-	static struct duplicate d[2];
+	static struct duplicate d[KEEP], *this, *last = d;
 	struct counters *c = &self->c;
 	uint64_t random = 99, copied = 0, stores;
-	unsigned int calls, this, overlaps = 0;
+	unsigned int calls, overlaps = 0;
 	double start = seconds();
 
 	ASSERT_TRUE(start_writers(self->writers, variant->writers, c,
 				  variant->style));
 	for (calls = 0; !stop && !is_enough(calls, overlaps, start); calls++) {
-		this = calls % 2;
-		d[this].at = self->arena + this * self->stride + variant->shift;
+		this = &d[calls % KEEP];
+		if (this == d)
+			drop_all(d);
+		this->at = self->arena + (calls % KEEP) * self->stride +
+			   variant->shift;
 		if (variant->swap)
 			swap_parts(c);
 		/*
 		 * One call finds all pages in TLBs, for writing, as does the next,
 		 * and the third follows at once, while the writer faults.
 		 */
-		if (calls % 3)
+		if (calls % 3 && !variant->hurry)
 			spin(next_random(&random) % 2000);
 		stores = count_stores(c, variant->writers);
-		if (!duplicate_once(self->fd, c, variant->writers, &d[this],
+		if (!duplicate_once(self->fd, c, variant->writers, this,
 				    COWSNAP_REMAP_FIXED, &copied))
 			break;
 		overlaps += count_stores(c, variant->writers) != stores;
-		if (d[!this].live && !unchanged(c, variant->writers, &d[!this]))
+		if (last->live && !unchanged(c, variant->writers, last))
 			break;
-		if (calls % 3 != 2)
+		if (calls % 3 != 2 && !variant->hurry)
 			let_write(self->writers, variant->writers);
-		if (!unchanged(c, variant->writers, &d[this]))
+		if (!unchanged(c, variant->writers, this))
 			break;
-		if (calls % 16 == 0 && !mem_check(d[this].at, RANGE, FILL_SEED))
+		if (calls % 16 == 0 && !mem_check(this->at, RANGE, FILL_SEED))
 			fail("the duplicate lacks what was never written again");
+		last = this;
 		if (variant->swap)
-			munmap(d[this].at, RANGE), d[this].live = false;
+			drop_all(d);
 	}
 	stop_writers(self->writers, variant->writers);
 	ASSERT_STREQ("", problem);
