@@ -283,7 +283,7 @@ TEST_F_TIMEOUT(stores, none_is_lost_or_seen_elsewhere, 200)
 	pthread_t troubler;
 	struct cowsnap_unshare u;
 	struct cowsnap_release r;
-	double end = seconds() + 5;
+	double end = seconds() + 3;
 	int w, err = 0, rounds = 0;
 	bool good = true;
 	char *dup;
