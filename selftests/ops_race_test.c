@@ -319,6 +319,84 @@ TEST_F_TIMEOUT(stores, none_is_lost_or_seen_elsewhere, 200)
 	TH_LOG("%d rounds%s%s", rounds, problem[0] ? ": " : "", problem);
 }
 
+#define SPAN	(16UL << 20)
+
+/* Stores n in one page after the other in the n-th round. */
+struct chaser {
+	pthread_t thread;
+	char *base;
+	_Atomic uint64_t round;
+	_Atomic size_t at;	/* pages of this round */
+};
+
+static void *chase(void *arg)
+{
+	struct chaser *ch = arg;
+	uint64_t n;
+
+	on_cpu(1);
+	for (n = 1; !stop; n++) {
+		while (ch->round < n && !stop)
+			;
+		for (; ch->at < SPAN / MEM_PAGE && !stop; ch->at++)
+			*(volatile uint64_t *)(ch->base + PAGES(ch->at)) = n;
+	}
+	return NULL;
+}
+
+static bool each_page_has(const char *p, uint64_t n)
+{
+	size_t i;
+
+	for (i = 0; i < SPAN; i += MEM_PAGE)
+		if (*(volatile uint64_t *)(p + i) != n)
+			return fail("page %zu has %lu, not %lu", i / MEM_PAGE,
+				    *(volatile uint64_t *)(p + i), n);
+	return true;
+}
+
+/*
+ * He is fast where UNSHARE has been, since his stores take no fault there, and so
+ * soon where it is copying: what it has copied and he has written since is his.
+ */
+TEST(store_to_a_page_being_copied_is_kept)
+{
+	struct chaser ch = { .base = mem_map_offset(SPAN, MEM_HUGE, 0) };
+	double end = seconds() + 20;
+	unsigned int overlaps = 0;
+	struct cowsnap_unshare u;
+	int fd = mem_open();
+	size_t before;
+	char *dup;
+
+	ASSERT_LE(0, fd);
+	ASSERT_NE(NULL, ch.base);
+	memset(ch.base, 0, SPAN);
+	stop = false;
+	on_cpu(0);
+	ASSERT_EQ(0, pthread_create(&ch.thread, NULL, chase, &ch));
+	while (!stop && overlaps < 8 && seconds() < end) {
+		dup = mem_dup(fd, ch.base, SPAN);
+		ASSERT_NE(NULL, dup);
+		ch.at = 0;
+		ch.round++;
+		before = ch.at;
+		ASSERT_EQ(0, op_unshare(fd, ch.base, SPAN, 0, &u));
+		overlaps += u.copied && ch.at != before;
+		while (ch.at < SPAN / MEM_PAGE)
+			sched_yield();
+		each_page_has(ch.base, ch.round);
+		each_page_has(dup, ch.round - 1);
+		munmap(dup, SPAN);
+	}
+	stop = true;
+	pthread_join(ch.thread, NULL);
+	EXPECT_STREQ("", problem);
+	EXPECT_LT(0, overlaps);
+	TH_LOG("%lu rounds, %u of them during the call", ch.round, overlaps);
+	close(fd);
+}
+
 /* The kernel checks the counters when it exits. */
 TEST(kill_in_the_middle)
 {
