@@ -8,7 +8,7 @@
 #include "ops.h"
 
 #define WRITERS		2
-#define REFRESHES	500	/* COWSNAP_REFRESHES for more */
+#define REFRESHES	250	/* COWSNAP_REFRESHES for more */
 
 FIXTURE(refresh)
 {
