@@ -48,14 +48,17 @@ static void *__init lookup(const char *name)
 	return addr;
 }
 
+/* Where each is, until none is known to be missing: calls are patched late. */
+#define DEFINE_FOUND(name) static void *found_##name __initdata;
+COWSNAP_KSYM_FUNCS(DEFINE_FOUND)
+
 #define RESOLVE_FUNC(name) do {				\
-	void *addr = lookup(#name);			\
-							\
-	if (addr)					\
-		static_call_update(cowsnap_##name, addr);\
-	else						\
+	found_##name = lookup(#name);			\
+	if (!found_##name)				\
 		missing++;				\
 } while (0);
+
+#define TAKE_FUNC(name) static_call_update(cowsnap_##name, found_##name);
 
 #define RESOLVE_DATA(name) do {				\
 	cowsnap_data_##name = lookup(#name);		\
@@ -77,5 +80,8 @@ int __init cowsnap_ksyms_init(void)
 		return err;
 	COWSNAP_KSYM_FUNCS(RESOLVE_FUNC)
 	COWSNAP_KSYM_DATA(RESOLVE_DATA)
-	return missing ? -ENOENT : 0;
+	if (missing)
+		return -ENOENT;
+	COWSNAP_KSYM_FUNCS(TAKE_FUNC)
+	return 0;
 }

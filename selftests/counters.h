@@ -72,6 +72,7 @@ struct counters {
 	size_t len;
 	unsigned int nr;
 	unsigned int page[MAX_SLOTS];	/* in the order of writing */
+	unsigned int pause;		/* how long a writer spins after a round */
 };
 
 enum order { FORWARD, BACKWARD, SHUFFLED };
@@ -221,6 +222,7 @@ static inline void *write_rounds(void *arg)
 		else
 			good = writev_round(w, n);
 		w->rounds = n;
+		spin(w->c->pause);
 	}
 	return NULL;
 }
@@ -247,6 +249,36 @@ static inline bool start_writers(struct writer *w, int nr,
 		while (w[i].rounds < 2 && !stop)
 			usleep(1000);
 	return true;
+}
+
+/*
+ * Until each of them has stored to all pages once more, or for a second. What he
+ * still had in his TLB from before has then been written through.
+ */
+static inline void let_write(const struct writer *w, int nr)
+{
+	double end = seconds() + 1;
+	uint64_t then;
+	int i;
+
+	for (i = 0; i < nr; i++) {
+		then = w[i].rounds + 2;
+		while (w[i].rounds < then && !stop && seconds() < end)
+			sched_yield();
+	}
+}
+
+/* A number that grows with every store. */
+static inline uint64_t count_stores(const struct counters *c, int writers)
+{
+	uint64_t count = 0;
+	unsigned int i;
+	int w;
+
+	for (w = 0; w < writers; w++)
+		for (i = 0; i < c->nr; i++)
+			count += *counter(c, c->base, i, w);
+	return count;
 }
 
 static inline void stop_writers(struct writer *w, int nr)

@@ -5,7 +5,7 @@
  * memory that is no destination keeps its content.
  *
  * Once as root and once as nobody, who has the descriptor from root.
- * COWSNAP_FUZZ_SECONDS is the duration of each (8), COWSNAP_SEED the seed.
+ * COWSNAP_FUZZ_SECONDS is the duration of each (4), COWSNAP_SEED the seed.
  */
 #include <signal.h>
 #include <stdlib.h>
@@ -410,7 +410,7 @@ TEST_F_TIMEOUT(fuzz, random_arguments_do_no_harm, 900)
 	const char *env = getenv("COWSNAP_FUZZ_SECONDS");
 	const char *seed_env = getenv("COWSNAP_SEED");
 	uint64_t seed = seed_env ? strtoull(seed_env, NULL, 0) : 0xc0ffee;
-	double duration = env ? atof(env) : 8;
+	double duration = env ? atof(env) : 4;
 	pid_t pids[CHILDREN];
 	int i, status;
 

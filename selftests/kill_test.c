@@ -17,7 +17,7 @@
 
 #define BLOCK		(16UL << 20)
 #define RANGE		(2UL << 30)
-#define KILLS		4
+#define KILLS		2
 #define SEED		3
 
 /* Of the whole system, in kB. What is not given back shows here. */

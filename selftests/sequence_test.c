@@ -402,7 +402,7 @@ TEST_F_TIMEOUT(sequence, random_sequences, 120)
 	const char *env = getenv("COWSNAP_SEED");
 	const char *time = getenv("COWSNAP_LIFE_SECONDS");
 	uint64_t seed = env ? strtoull(env, NULL, 0) : 20240601;
-	double end = seconds() + (time ? atof(time) : 8);
+	double end = seconds() + (time ? atof(time) : 4);
 	unsigned int i;
 
 	mem_write(KSM_DIR "run", "1");

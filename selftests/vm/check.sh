@@ -1,11 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Usage: check.sh
-# All tests: for each kernel a guest with two nodes, one with one node and
-# 4-level page tables but without the tests that cannot tell, and one with a
-# fault-injecting module; on the debug kernel, where everything takes several
-# times as long, two guests share the tests, and the fault-injecting module serves
-# for others, too. Then the mutants.
+# All tests: for each kernel a guest with two nodes and 4-level page tables, and
+# one with one node, 5-level page tables and a fault-injecting module, without the
+# tests that cannot tell; on the debug kernel, where everything takes several
+# times as long, two guests share the tests. Then the mutants.
 # The last line counts the results; the status is 0 when some passed and none
 # failed. The output of each guest is in build/check/log, how long each program
 # took in build/check/times.
@@ -24,11 +23,11 @@ log=$out/log
 # What neither nodes nor page-table levels make a difference to. Whatever is
 # missing here runs twice.
 same='argument_test attribute_test churn_test diff_test dirty_test file_test fuzz_test hostile_test'
-same+=' hugetlb_file_test hugetlb_test instant_test kill_test ksm_test kvm_test large_test mapped_test'
-same+=' model_test moving_test oom_test ops_argument_test ops_place_test ops_race_test pin_test'
-same+=' query_test race_test refresh_test refused_test release_kinds_test release_test rmap_test'
-same+=' security_test sequence_test sync_kinds_test sync_rmap_test sync_test uffd_test'
-same+=' unshare_kinds_test unshare_test'
+same+=' hugetlb_file_test hugetlb_test instant_test kill_test kinds_test ksm_test kvm_test large_test'
+same+=' life_test limit_test mapped_test model_test moving_test oom_test ops_argument_test ops_place_test'
+same+=' ops_race_test pin_test query_test race_test reclaim_test refresh_test refused_test'
+same+=' release_kinds_test release_test remap_test rmap_test security_test sequence_test'
+same+=' sync_kinds_test sync_rmap_test sync_test uffd_test unshare_kinds_test unshare_test'
 
 # How kernel $1 is called in file names.
 name_of()
@@ -153,9 +152,8 @@ boot_kernel()
 		start debug faults faults "$(tests_of "$same" -)" --nodes 2
 		return
 	fi
-	start "$1" 2nodes module "$(tests_of fault_test -)" --nodes 2 --cpus 4
-	start "$1" 1node module "$(tests_of "$same fault_test" -)" --cpus 2 --cpu max,la57=off
-	start "$1" faults faults "$(tests_of fault_test)" --cpus 2
+	start "$1" 2nodes module "$(tests_of fault_test -)" --nodes 2 --cpu max,la57=off
+	start "$1" 1node faults "$(tests_of "$same" -)"
 }
 
 # As soon as kernel $1 is there: its modules and guests.
