@@ -672,6 +672,19 @@ static inline struct folio *cowsnap_alloc_on_node(int node, unsigned int order)
 			     NULL);
 }
 
+/* Base pages into empty places of @pages; returns how many there are then. */
+static inline unsigned int cowsnap_alloc_bulk(gfp_t gfp, int node,
+					      unsigned int nr, struct page **pages)
+{
+	if (cowsnap_fault())
+		return 0;
+#ifdef COWSNAP_HAVE_BULK_LIST
+	return __alloc_pages_bulk(gfp, node, NULL, nr, NULL, pages);
+#else
+	return __alloc_pages_bulk(gfp, node, NULL, nr, pages);
+#endif
+}
+
 #ifdef CONFIG_MM_ID
 /* The folio in the swap cache for an entry, referenced, or NULL. */
 static inline struct folio *cowsnap_swap_cache_get(swp_entry_t entry)

@@ -131,18 +131,63 @@ static unsigned long collect(struct unshare *u, pmd_t *pmd, unsigned long addr,
 	return addr + i * PAGE_SIZE;
 }
 
+/* The caller tries harder, and may be chosen by the OOM killer then. */
+static gfp_t how_hard(void)
+{
+	return cowsnap_in_worker() ? __GFP_NORETRY | __GFP_NOWARN : 0;
+}
+
+/* Do all copies come from where the caller runs, no policy saying else? */
+static bool is_from_home(struct unshare *u)
+{
+	return vma_is_anonymous(u->vma) && !u->vma->vm_policy &&
+	       (cowsnap_in_worker() || !current->mempolicy);
+}
+
+/*
+ * Pages for the copies of a batch, all at once, unless each has to ask a policy.
+ * Fewer than were wanted: the others are allocated one by one.
+ */
+static void fetch_spare(struct unshare *u)
+{
+	gfp_t gfp = GFP_HIGHUSER_MOVABLE | how_hard();
+
+	if (u->op->flags & COWSNAP_UNSHARE_NODE)
+		u->nr_spare = cowsnap_alloc_bulk(gfp | __GFP_THISNODE | __GFP_NOWARN,
+						 u->op->node, u->nr, u->spare);
+	else if (is_from_home(u))
+		u->nr_spare = cowsnap_alloc_bulk(gfp, cowsnap_in_worker() ?
+						 u->home : numa_mem_id(),
+						 u->nr, u->spare);
+}
+
+static struct folio *take_spare(struct unshare *u)
+{
+	struct page *page = u->spare[--u->nr_spare];
+
+	u->spare[u->nr_spare] = NULL;
+	return page_folio(page);
+}
+
+static void drop_spare(struct unshare *u)
+{
+	while (u->nr_spare)
+		folio_put(take_spare(u));
+}
+
 /* A base page or a huge one for the copy of what is at @addr, or NULL. */
 struct folio *cowsnap_alloc_copy(struct unshare *u, unsigned long addr,
 				 unsigned int order)
 {
-	/* The caller tries harder, and may be chosen by the OOM killer then. */
-	gfp_t how = cowsnap_in_worker() ? __GFP_NORETRY | __GFP_NOWARN : 0;
+	gfp_t how = how_hard();
 	gfp_t gfp = order ? GFP_TRANSHUGE_LIGHT : GFP_HIGHUSER_MOVABLE | how;
 	struct folio *folio = NULL;
 
 	if (cowsnap_fault())
 		return NULL;
-	if (u->op->flags & COWSNAP_UNSHARE_NODE)
+	if (!order && u->nr_spare)
+		folio = take_spare(u);
+	else if (u->op->flags & COWSNAP_UNSHARE_NODE)
 		folio = cowsnap_alloc_on_node(u->op->node, order);
 	else if (cowsnap_in_worker() && !u->vma->vm_policy)
 		folio = __folio_alloc(gfp, order, u->home, NULL);
@@ -199,8 +244,10 @@ static int copy_batch(struct unshare *u)
 	unsigned int i, nr = u->nr;
 	int err = 0;
 
+	fetch_spare(u);
 	for (i = 0; i < nr && !err; i++)
 		err = copy_one(u, &u->pages[i]);
+	drop_spare(u);
 	if (!err)
 		return 0;
 	u->nr = i - 1;

@@ -32,6 +32,8 @@ struct unshare {
 	enum obstacle obstacle;
 	bool drained;
 	int home;		/* node of the caller, for who works for him */
+	unsigned int nr_spare;
+	struct page *spare[BATCH];	/* for the copies of a batch */
 	unsigned int nr;
 	struct shared_page pages[BATCH];
 };
