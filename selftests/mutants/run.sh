@@ -120,6 +120,8 @@ mutant()
 		echo "ok mutant $name caught by $by ($((SECONDS - start)) s)"
 	elif [ "$status" = 0 ]; then
 		echo "not ok mutant $name survives $tests"
+	elif [ "$status" = 124 ] && grep -q '^# == ' "$log"; then
+		echo "not ok mutant $name: not over in time, and nothing noticed ($log)"
 	else
 		echo "not ok mutant $name: no test ran ($log)"
 	fi
