@@ -45,6 +45,20 @@ unsigned int bench_pages(struct bench *b, const enum page_kind *dflt,
 	return nr;
 }
 
+void bench_each(struct bench *b, size_t size, enum page_kind page,
+		void (*one)(struct bench *b, size_t size, enum page_kind page))
+{
+	enum page_kind pages[NR_PAGE_KINDS];
+	size_t sizes[32];
+	unsigned int nr = bench_sizes(b, &size, 1, sizes);
+	unsigned int nr_pages = bench_pages(b, &page, 1, pages);
+	unsigned int i, k;
+
+	for (k = 0; k < nr_pages; k++)
+		for (i = 0; i < nr && !interrupted(); i++)
+			one(b, sizes[i], pages[k]);
+}
+
 bool bench_source(struct bench *b, struct region *r, unsigned int copies)
 {
 	const char *page = page_names[r->page], *why = NULL;

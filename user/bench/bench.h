@@ -366,6 +366,9 @@ unsigned int bench_sizes(struct bench *b, const size_t *dflt, unsigned int nr,
 			 size_t *sizes);
 unsigned int bench_pages(struct bench *b, const enum page_kind *dflt,
 			 unsigned int nr, enum page_kind *pages);
+/* one() for each size and kind of page that was asked for, or for these. */
+void bench_each(struct bench *b, size_t size, enum page_kind page,
+		void (*one)(struct bench *b, size_t size, enum page_kind page));
 /*
  * Makes the source that len, page and node of r describe; false after saying
  * why there is none. copies: how many of it there will be at a time; 1 when

@@ -109,18 +109,8 @@ static void frequent_one(struct bench *b, size_t size, enum page_kind page)
 
 static void frequent_run(struct bench *b)
 {
-	const size_t dflt = env.emulated ? 16 * MIB : 256 * MIB;
-	static const enum page_kind dflt_page = PAGE_4K;
-	enum page_kind pages[NR_PAGE_KINDS];
-	size_t sizes[32];
-	unsigned int nr = bench_sizes(b, &dflt, 1, sizes);
-	unsigned int nr_pages = bench_pages(b, &dflt_page, 1, pages);
-	unsigned int i, k;
-
 	place_bind(place_cpu_on(place_node(0), 0));
-	for (k = 0; k < nr_pages; k++)
-		for (i = 0; i < nr && !interrupted(); i++)
-			frequent_one(b, sizes[i], pages[k]);
+	bench_each(b, env.emulated ? 16 * MIB : 256 * MIB, PAGE_4K, frequent_one);
 }
 
 const struct workload wl_frequent = {
