@@ -77,6 +77,29 @@ TEST_F(release, frees_what_the_duplicate_had_alone)
 	EXPECT_TRUE(mem_counters_equal(&self->before, &after));
 }
 
+/* Mapped by the duplicate alone, and read-only: not like what both sides map. */
+TEST_F(release, frees_what_the_source_has_replaced)
+{
+	size_t len = 4 * MEM_HUGE;
+	char *src = mem_map_alone(len), *dup;
+	long before, after;
+
+	ASSERT_NE(NULL, src);
+	mem_fill(src, len, 1);
+	dup = mem_dup(self->fd, src, len);
+	ASSERT_NE(NULL, dup);
+	mem_drain();
+	before = mem_vmstat("nr_anon_pages");
+	mem_fill(src, len, 2);
+	ASSERT_EQ(0, op_release(self->fd, src, dup, len, &self->r));
+	EXPECT_TRUE(mem_check(src, len, 2));
+	mem_drain();
+	after = mem_vmstat("nr_anon_pages");
+	EXPECT_GT(MEM_HUGE / MEM_PAGE, labs(after - before))
+		TH_LOG("%ld mapped pages, then %ld", before, after);
+	mem_unmap_alone(src, len);
+}
+
 TEST_F(release, leaves_what_another_duplicate_has)
 {
 	char *other = mem_dup(self->fd, self->src, self->len);
