@@ -335,7 +335,8 @@ static unsigned long put_in_order(struct diff *d, const struct pieces *pieces,
 	const struct diff *piece = pieces->each;
 	unsigned int i;
 
-	for (; offset < end && piece->start == offset; piece++) {
+	for (; piece < pieces->each + PIECES && offset < end &&
+	     piece->start == offset; piece++) {
 		for (i = 0; i < piece->nr; i++)
 			if (!list(d, piece->ranges[i].start, piece->ranges[i].end))
 				return piece->ranges[i].start;

@@ -45,7 +45,14 @@ static int point_get(char *buf, const struct kernel_param *kp)
 			  atomic_read(&point->failed));
 }
 
+/* Else one given when the module is loaded would be a call of nothing. */
+static int point_set(const char *val, const struct kernel_param *kp)
+{
+	return -EPERM;
+}
+
 const struct kernel_param_ops cowsnap_fault_point_ops = {
+	.set = point_set,
 	.get = point_get,
 };
 
@@ -53,15 +60,15 @@ const struct kernel_param_ops cowsnap_fault_point_ops = {
 bool cowsnap_fault_at(const struct kernel_param *param)
 {
 	struct cowsnap_fault_point *point = param->arg;
+	int before;
 
 	atomic_inc(&point->reached);
-	if (atomic_add_unless(&fail_nth, -1, 0)) {
-		if (atomic_read(&fail_nth))
-			return false;
-		WRITE_ONCE(failing, READ_ONCE(fail_on));
-	} else if (!READ_ONCE(failing) || point->once) {
+	/* Several workers may ask: one of them is the n-th. */
+	before = atomic_fetch_add_unless(&fail_nth, -1, 0);
+	if (before > 1 || (!before && (!READ_ONCE(failing) || point->once)))
 		return false;
-	}
+	if (before)
+		WRITE_ONCE(failing, READ_ONCE(fail_on));
 	atomic_inc(&point->failed);
 	return true;
 }

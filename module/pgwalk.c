@@ -356,6 +356,9 @@ static unsigned long find_span(struct cowsnap_walk *walk,
 	if (walk->ops->span) {
 		span->dst_pmd = cowsnap_find_pmd(mm, span->dst, end + offset,
 						 &dst_next);
+		/* Where there is no table yet one may be needed: for one pmd. */
+		if (span->src_pmd)
+			dst_next = min(dst_next, pmd_addr_end(span->dst, end + offset));
 		next = min(next, dst_next - offset);
 	} else if (span->src_pmd && !pmd_none(READ_ONCE(*span->src_pmd))) {
 		next = pmd_addr_end(span->dst, next + offset) - offset;

@@ -443,8 +443,10 @@ int cowsnap_share_blocked(struct cowsnap_walk *walk,
 
 	share->block = BLOCK_NONE;
 	cond_resched();
-	if (cowsnap_killed())
+	if (cowsnap_killed()) {
+		cowsnap_share_done(share);
 		return -EINTR;
+	}
 	switch (block) {
 	case BLOCK_MIGRATION:
 		ksym(migration_entry_wait)(walk->op->mm, span->src_pmd,
@@ -519,6 +521,7 @@ void cowsnap_share_done(struct share *share)
 	drop_folio(share);
 	if (share->large)	/* killed before it was split */
 		folio_put(share->large);
+	share->large = NULL;
 }
 
 /**

@@ -190,7 +190,9 @@ struct folio *cowsnap_alloc_copy(struct unshare *u, unsigned long addr,
 	else if (u->op->flags & COWSNAP_UNSHARE_NODE)
 		folio = cowsnap_alloc_on_node(u->op->node, order);
 	else if (cowsnap_in_worker() && !u->vma->vm_policy)
-		folio = __folio_alloc(gfp, order, u->home, NULL);
+		/* A huge page from there or none, as for the caller. */
+		folio = __folio_alloc(order ? gfp | __GFP_THISNODE : gfp, order,
+				      u->home, NULL);
 	else if (order)
 		folio = cowsnap_alloc_huge(u->vma, addr);
 	else

@@ -62,7 +62,15 @@ static int pieces_get(char *buf, const struct kernel_param *kp)
 	return sysfs_emit(buf, "%u\n", (unsigned int)atomic_read(&pieces_done));
 }
 
-static const struct kernel_param_ops pieces_ops = { .get = pieces_get };
+static int pieces_set(const char *val, const struct kernel_param *kp)
+{
+	return -EPERM;
+}
+
+static const struct kernel_param_ops pieces_ops = {
+	.get = pieces_get,
+	.set = pieces_set,
+};
 module_param_cb(workers_pieces, &pieces_ops, NULL, 0444);
 MODULE_PARM_DESC(workers_pieces, "how many pieces of ranges were not done by the caller himself");
 
@@ -122,15 +130,25 @@ bool cowsnap_worker_must_stop(void)
 	       w->piece > READ_ONCE(w->crew->failed);
 }
 
-/* What all of them can charge to a group before they look again, and some more. */
+/* So much that all of them together hardly charge more before they look again. */
 #define MEMCG_ROOM	((4UL << 20) >> PAGE_SHIFT)
 
+/* Less than that in all: the OOM killer is near. */
+#define GLOBAL_ROOM	((64UL << 20) >> PAGE_SHIFT)
+
+static bool is_near(struct page_counter *counter)
+{
+	return page_counter_read(counter) + MEMCG_ROOM > READ_ONCE(counter->max);
+}
+
 /**
- * cowsnap_worker_is_near_limit - has the group of the caller hardly any memory left?
+ * cowsnap_worker_is_near_limit - has the group of the caller, or the machine,
+ *	hardly any memory left?
  *
- * A kworker that is refused a charge calls the OOM killer, and waits for a task
- * of the group to end: the caller, maybe, who waits for the kworker. Whoever
- * charges for himself fails when he is the one to be killed.
+ * A kworker that is refused memory calls the OOM killer, and waits for a task to
+ * end: the caller, maybe, who waits for the kworker. Whoever allocates for
+ * himself fails when he is the one to be killed. This is no reservation: others
+ * may be faster. Then it takes the killer a second to look for another task.
  */
 bool cowsnap_worker_is_near_limit(void)
 {
@@ -138,10 +156,11 @@ bool cowsnap_worker_is_near_limit(void)
 	struct mem_cgroup *memcg = w->crew->memcg;
 
 	for (; memcg; memcg = parent_mem_cgroup(memcg))
-		if (page_counter_read(&memcg->memory) + MEMCG_ROOM >
-		    READ_ONCE(memcg->memory.max))
+		if (is_near(&memcg->memory) ||
+		    (!cgroup_subsys_on_dfl(memory_cgrp_subsys) &&
+		     is_near(&memcg->memsw)))
 			return true;
-	return false;
+	return si_mem_available() < GLOBAL_ROOM;
 }
 
 /* May what the caller allocates be put only where a kworker would not put it? */
@@ -189,7 +208,7 @@ static void cut(struct crew *crew)
 	unsigned long len = job->end - first_cut(job);
 	unsigned long size = len / (crew->nr_workers * PIECES_EACH);
 
-	size = clamp(size, PMD_SIZE, PIECE_MAX);
+	size = max(min(size, PIECE_MAX), PMD_SIZE);
 	if (job->max_pieces)
 		size = max(size, DIV_ROUND_UP(len, job->max_pieces));
 	crew->piece_size = ALIGN(size, PMD_SIZE);
@@ -308,8 +327,10 @@ static struct worker *alloc_worker(struct crew *crew, size_t size)
 	struct cowsnap_op *op = crew->job->op;
 	struct worker *w = NULL;
 
+	/* Without it the caller works alone. */
 	if (!cowsnap_fault())
-		w = kvzalloc(sizeof(*w) + size, GFP_KERNEL);
+		w = kvzalloc(sizeof(*w) + size,
+			     GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN);
 	if (!w)
 		return NULL;
 	w->crew = crew;
@@ -371,18 +392,30 @@ static void stop(struct crew *crew)
 	mem_cgroup_put(crew->memcg);
 }
 
-/* What the workers could not do. */
-static void do_rests(struct crew *crew)
+/*
+ * What the workers could not do. When others wait, what is left of it is not
+ * done: the job ends at the first of that, which is returned, and what was done
+ * beyond is found done when it goes on there.
+ */
+static unsigned long do_rests(struct crew *crew)
 {
 	struct worker *me = crew->workers[0], *w;
+	struct cowsnap_job *job = crew->job;
+	unsigned long end = job->end;
 	unsigned int i, k;
 
 	for (i = 1; i < crew->nr_workers; i++) {
 		w = crew->workers[i];
-		for (k = 0; k < w->nr_rests; k++)
-			if (w->rests[k].piece < crew->failed)
+		for (k = 0; k < w->nr_rests; k++) {
+			if (w->rests[k].piece >= crew->failed)
+				continue;
+			if (job->yields && mmap_lock_is_contended(job->op->mm))
+				end = min(end, w->rests[k].src);
+			else
 				do_piece(me, w->rests[k].piece, w->rests[k].src);
+		}
 	}
+	return end;
 }
 
 static void add_up(struct crew *crew)
@@ -419,6 +452,7 @@ bool cowsnap_parallel(struct cowsnap_job *job, int *err)
 {
 	unsigned int nr = cowsnap_count_workers(job);
 	struct crew crew = { .job = job, .caller = current };
+	unsigned long end;
 
 	if (nr < 2)
 		return false;
@@ -433,10 +467,10 @@ bool cowsnap_parallel(struct cowsnap_job *job, int *err)
 	start(&crew);
 	do_pieces(crew.workers[0]);
 	stop(&crew);
-	do_rests(&crew);
+	end = do_rests(&crew);
+	nr = min_t(unsigned int, crew.nr_pieces, atomic_read(&crew.next));
+	job->end = min(end, piece_start(&crew, nr));
 	add_up(&crew);
-	job->end = piece_start(&crew, min_t(unsigned int, crew.nr_pieces,
-					    atomic_read(&crew.next)));
 	*err = crew.err;
 	return true;
 }

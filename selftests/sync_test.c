@@ -151,6 +151,35 @@ TEST_F(sync, empties_what_is_empty_and_fills_what_was)
 	EXPECT_EQ(0, self->d.nr);
 }
 
+/*
+ * The duplicate of what was untouched has no page tables at any level. They come
+ * with the first SYNC; what one of them maps is not what one of the source's does.
+ */
+TEST_F(sync, fills_a_duplicate_made_elsewhere_of_untouched_memory)
+{
+	char *src, *dup = mem_free_range(2 * MEM_GIB, MEM_GIB, 0);
+	struct cowsnap_remap r;
+
+	ASSERT_NE(NULL, dup);
+	dup += MEM_GIB / 2 + PAGES(3);
+	src = mem_map_offset(self->len, MEM_HUGE, 0);
+	ASSERT_NE(NULL, src);
+	madvise(src, self->len, variant->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	ASSERT_EQ(0, mem_remap(self->fd, src, self->len, dup,
+			       COWSNAP_REMAP_FIXED_NOREPLACE, &r));
+	mem_fill(src, self->len, 3);
+	ASSERT_EQ(0, op_sync(self->fd, src, dup, self->len, &self->s))
+		TH_LOG("reason %u at %#llx", self->s.reason, self->s.fault_addr);
+	EXPECT_EQ(self->len / MEM_PAGE, self->s.changed);
+	EXPECT_TRUE(mem_check(dup, self->len, 3));
+	mem_fill(src, self->len, 4);
+	EXPECT_TRUE(mem_check(dup, self->len, 3));
+	mem_fill(dup, self->len, 5);
+	EXPECT_TRUE(mem_check(src, self->len, 4));
+	munmap(dup, self->len);
+	munmap(src, self->len);
+}
+
 TEST_F(sync, swapped_out_pages)
 {
 	size_t nr = PAGES(32);

@@ -235,6 +235,7 @@ TEST_F(workers, list_differences_in_order)
 	struct cowsnap_diff d;
 	size_t nr, i, at = 0;
 	uint64_t next = 0;
+	long before;
 
 	ASSERT_NE(NULL, dup);
 	scatter(dup, 97, SEED + 1);
@@ -243,6 +244,7 @@ TEST_F(workers, list_differences_in_order)
 	ASSERT_EQ(LEN, d.next_offset);
 	nr = d.nr;
 	workers_force(4);
+	before = workers_pieces();
 	do {
 		d = (struct cowsnap_diff){
 			.size = sizeof(d), .a = U64(self->src), .b = U64(dup),
@@ -259,6 +261,7 @@ TEST_F(workers, list_differences_in_order)
 		next = d.next_offset;
 	} while (next < LEN);
 	EXPECT_EQ(nr, at);
+	EXPECT_LT(before, workers_pieces());
 	munmap(dup, LEN);
 }
 
