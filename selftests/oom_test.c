@@ -147,7 +147,9 @@ static int duplicate_in_need(int fd, bool wide, struct cgroup *cg, int *result)
 	charge = settled_charge(cg);
 	set_max(cg, charge + 24);
 	*result = mem_remap(fd, v.src, v.len, NULL, 0, &r);
-	cgroup_write(cg, "memory.max", "max");
+	/* Page tables may be freed a while later: until then nothing can be opened. */
+	while (cgroup_write(cg, "memory.max", "max"))
+		usleep(10000);
 	if (*result != -ENOMEM || r.reason != COWSNAP_REASON_NO_MEMORY)
 		return 11;
 	if (!victim_is_whole(&v, wide))

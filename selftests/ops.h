@@ -78,8 +78,11 @@ static inline long op_faults(void)
 static inline long op_faults_of_writes(void *p, size_t len)
 {
 	volatile char *at = p, *end = at + len;
-	long before = op_faults();
+	long before;
 
+	/* The stack may fault when the first count is stored there. */
+	op_faults();
+	before = op_faults();
 	for (; at < end; at += MEM_PAGE)
 		*at = *at;
 	return op_faults() - before;

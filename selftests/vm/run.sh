@@ -184,11 +184,11 @@ boot()
 		words+=" tsc=reliable maxcpus=1 noreplace-smp watchdog_thresh=60"
 	# This saves time where instructions are emulated, and says nothing about the
 	# module: no CPU measures how fast it loops, which fails after 2 s; no return
-	# thunks and retpolines, each a jump to code that is looked for anew; no page
-	# is cleared that will be overwritten; and of the string instructions none
-	# that go byte by byte here.
+	# thunks and retpolines, each a jump to code that is looked for anew; and of
+	# the string instructions none that go byte by byte here. Pages go on being
+	# cleared (init_on_alloc): the kernel looks at what is freed only then.
 	if [ "$accel" = tcg ]; then
-		words+=" lpj=10000000 mitigations=off init_on_alloc=0"
+		words+=" lpj=10000000 mitigations=off"
 		model+=,erms=off,fsrm=off
 	fi
 	# What checks each access takes half of the time of booting to interpret
