@@ -224,6 +224,42 @@ TEST_F(workers, leave_small_ranges_alone)
 	EXPECT_EQ(before, workers_pieces());
 }
 
+/*
+ * A worker does not read swapped-out pages in: he gives back what is left of his
+ * piece. If this fails, nobody has done it.
+ */
+TEST(swapped_pages_are_left_to_the_caller)
+{
+	double end = seconds() + PATIENCE * mem_slowness();
+	int fd = mem_open(), times = 0;
+	struct cowsnap_unshare u;
+	char *src, *dup;
+	long before;
+
+	ASSERT_LE(0, fd);
+	if (!mem_have_swap())
+		SKIP(return, "no swap");
+	balancing_off();
+	workers_force(3);
+	src = make_source(false, true);
+	ASSERT_NE(NULL, src);
+	while (times < 5 && seconds() < end) {
+		dup = mem_dup(fd, src, LEN);
+		ASSERT_NE(NULL, dup);
+		before = workers_pieces();
+		ASSERT_EQ(0, op_unshare(fd, dup, LEN, 0, &u));
+		times += workers_pieces() > before;
+		ASSERT_EQ(0, op_faults_of_writes(dup, LEN));
+		EXPECT_TRUE(mem_check(dup, LEN, SEED));
+		munmap(dup, LEN);
+	}
+	EXPECT_LT(0, times);
+	workers_default();
+	balancing_as_before();
+	munmap(src - SHIFT, ROOM);
+	close(fd);
+}
+
 /* Goes on where the vec was full; returns how many of @all were not found. */
 static size_t diff_in_steps(int fd, char *src, char *dup,
 			    const struct cowsnap_range *all, size_t nr)
