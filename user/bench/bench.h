@@ -284,6 +284,7 @@ struct figure *group_figure(struct group *g, const char *metric,
 void group_add(struct group *g, const char *metric, const struct method *m,
 	       enum unit unit, double v);
 void group_order(struct group *g, const char *const *metrics, size_t nr);
+/* What the figures of a metric, or with NULL all so far, are of. */
 void group_pages(struct group *g, const char *metric, size_t pages);
 void group_miss(struct group *g, const struct method *m, const char *why);
 /* The last line of its table, unless something more important stands there. */

@@ -47,7 +47,7 @@ void group_pages(struct group *g, const char *metric, size_t pages)
 	size_t i;
 
 	for (i = 0; i < g->nr; i++)
-		if (!strcmp(g->figures[i].metric, metric))
+		if (!metric || !strcmp(g->figures[i].metric, metric))
 			g->figures[i].pages = pages;
 }
 

@@ -91,7 +91,6 @@ static void frequent_one(struct bench *b, size_t size, enum page_kind page)
 		.variants = VARIANT_DROP | VARIANT_RENEW, .fn = frequent_turn, .arg = &f,
 	};
 	char name[24];
-	size_t i;
 
 	if (!bench_source(b, &r, 2))
 		return;
@@ -99,8 +98,7 @@ static void frequent_one(struct bench *b, size_t size, enum page_kind page)
 	t.group = report_begin(&b->report, "frequent", &p, "%s of %s pages, a snapshot after each round of writes",
 			       size_name(size, name), page_names[page]);
 	bench_turns(b, &t);
-	for (i = 0; i < t.group->nr; i++)
-		t.group->figures[i].pages = region_pages(&r);
+	group_pages(t.group, NULL, region_pages(&r));
 	group_note(t.group, "pages written are spread evenly; per page: of all pages");
 	report_end(&b->report, t.group);
 	shared_free(f.look, sizeof(*f.look));

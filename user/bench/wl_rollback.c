@@ -105,7 +105,6 @@ static void rollback_one(struct bench *b, size_t size, enum page_kind page)
 		.variants = VARIANT_DROP | VARIANT_RENEW, .fn = rollback_turn, .arg = &rb,
 	};
 	char name[24];
-	size_t i;
 
 	if (!bench_source(b, &r, 2))
 		return;
@@ -113,8 +112,7 @@ static void rollback_one(struct bench *b, size_t size, enum page_kind page)
 	t.group = report_begin(&b->report, "rollback", &p, "%s of %s pages, written and undone",
 			       size_name(size, name), page_names[page]);
 	bench_turns(b, &t);
-	for (i = 0; i < t.group->nr; i++)
-		t.group->figures[i].pages = region_pages(&r);
+	group_pages(t.group, NULL, region_pages(&r));
 	group_note(t.group, "cowsnap-sync, memcpy: the source is undone; others: a snapshot is made, written, discarded");
 	report_end(&b->report, t.group);
 	shared_free(rb.spec, sizeof(*rb.spec));

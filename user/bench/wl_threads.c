@@ -109,14 +109,6 @@ static double median_of(const struct group *g, const char *metric, const struct 
 	return 0;
 }
 
-static void set_pages(struct group *g, size_t pages)
-{
-	size_t i;
-
-	for (i = 0; i < g->nr; i++)
-		g->figures[i].pages = pages;
-}
-
 static void workers_one(struct bench *b, struct params *p, struct region *r)
 {
 	struct ops o = { .r = r };
@@ -128,7 +120,7 @@ static void workers_one(struct bench *b, struct params *p, struct region *r)
 	o.g = report_begin(&b->report, "threads", p, "%s of %s pages, by one worker and by two",
 			   size_name(r->len, name), page_names[r->page]);
 	compare_workers(b, &o, r);
-	set_pages(o.g, region_pages(r));
+	group_pages(o.g, NULL, region_pages(r));
 	two = median_of(o.g, "REMAP", &two_workers);
 	if (two > 0)
 		group_note(o.g, "REMAP by two workers is %.2f times as fast as by one",
@@ -224,7 +216,7 @@ static void beside_others(struct bench *b, struct params *p, struct region *r,
 	team_join(&team);
 	if (why)
 		group_miss(o.g, &method_cowsnap, why);
-	set_pages(o.g, region_pages(r));
+	group_pages(o.g, NULL, region_pages(r));
 	ours = median_of(o.g, "UNSHARE, copy", &method_cowsnap);
 	if (ours > 0)
 		group_note(o.g, "UNSHARE is %.2f times as fast as the same writes by fault",

@@ -6,20 +6,8 @@
 # leaves no child. And what count.sh says of counted instructions.
 set -u
 bench=$1
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failed=0 nr=0
-
-ok()
-{
-	nr=$((nr + 1))
-	if [ "$1" = 0 ]; then
-		echo "ok $nr - $2"
-	else
-		echo "not ok $nr - $2"
-		failed=1
-	fi
-}
+# shellcheck source-path=SCRIPTDIR
+. "$(dirname "$0")/tap.sh"
 
 refuses()
 {
@@ -139,5 +127,4 @@ if command -v jq >/dev/null; then
 	compares "above a limit" 'REMAP of 4k.* 101 .* the limit is 100, 0.5 of what fork' 101 10
 fi
 
-echo "1..$nr"
-exit $failed
+end_tests

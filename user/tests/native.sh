@@ -5,20 +5,8 @@
 # in JSON.
 set -u
 bench=$1
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failed=0 nr=0
-
-ok()
-{
-	nr=$((nr + 1))
-	if [ "$1" = 0 ]; then
-		echo "ok $nr - $2"
-	else
-		echo "not ok $nr - $2"
-		failed=1
-	fi
-}
+# shellcheck source-path=SCRIPTDIR
+. "$(dirname "$0")/tap.sh"
 
 refuses()
 {
@@ -70,5 +58,4 @@ fi
 "$bench" --size 4 --rounds 1 --loops compare --json - 2>/dev/null | head -c 1 | grep -q '{'
 ok $? "--json - leaves stdout to JSON"
 
-echo "1..$nr"
-exit $failed
+end_tests
