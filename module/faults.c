@@ -40,15 +40,21 @@ static int point_get(char *buf, const struct kernel_param *kp)
 {
 	struct cowsnap_fault_point *point = kp->arg;
 
-	return sysfs_emit(buf, "%s %d %d\n", point->function,
+	return sysfs_emit(buf, "%s %d %d %d\n", point->function,
 			  atomic_read(&point->reached),
-			  atomic_read(&point->failed));
+			  atomic_read(&point->failed),
+			  atomic_read(&point->armed));
 }
 
-/* Else one given when the module is loaded would be a call of nothing. */
 static int point_set(const char *val, const struct kernel_param *kp)
 {
-	return -EPERM;
+	struct cowsnap_fault_point *point = kp->arg;
+	int n, err = kstrtoint(val, 0, &n);
+
+	if (err || n < 0)
+		return err ?: -EINVAL;
+	atomic_set(&point->armed, n);
+	return 0;
 }
 
 const struct kernel_param_ops cowsnap_fault_point_ops = {
@@ -56,19 +62,26 @@ const struct kernel_param_ops cowsnap_fault_point_ops = {
 	.get = point_get,
 };
 
+/* Several workers may ask: one of them is the n-th. */
+static bool is_nth(atomic_t *left)
+{
+	return atomic_fetch_add_unless(left, -1, 0) == 1;
+}
+
 /* True when the step that asks is one that shall fail. */
 bool cowsnap_fault_at(const struct kernel_param *param)
 {
 	struct cowsnap_fault_point *point = param->arg;
-	int before;
+	bool fails = is_nth(&point->armed);
 
 	atomic_inc(&point->reached);
-	/* Several workers may ask: one of them is the n-th. */
-	before = atomic_fetch_add_unless(&fail_nth, -1, 0);
-	if (before > 1 || (!before && (!READ_ONCE(failing) || point->once)))
-		return false;
-	if (before)
+	if (is_nth(&fail_nth)) {
 		WRITE_ONCE(failing, READ_ONCE(fail_on));
-	atomic_inc(&point->failed);
-	return true;
+		fails = true;
+	} else if (READ_ONCE(failing) && !point->once) {
+		fails = true;
+	}
+	if (fails)
+		atomic_inc(&point->failed);
+	return fails;
 }

@@ -5,8 +5,9 @@
  * leaves a module parameter for it, so that the list of all points is that of
  * the files /sys/module/cowsnap/parameters/at:*, whoever wrote the code and
  * wherever it was inlined. Each file says: function, how often the point was
- * reached, how often it failed on purpose. No point is written down twice, and
- * a test can insist that each of them has failed.
+ * reached, how often it failed on purpose, and for what it is armed: written n,
+ * it fails at the n-th time from then on that it is reached. No point is written
+ * down twice, and a test can insist that each of them has failed.
  *
  * In the ordinary build nothing is left of them.
  */
@@ -26,6 +27,7 @@ struct cowsnap_fault_point {
 	bool once;	/* no failure for want of memory, which may last */
 	atomic_t reached;
 	atomic_t failed;
+	atomic_t armed;
 };
 
 extern const struct kernel_param_ops cowsnap_fault_point_ops;
@@ -46,7 +48,7 @@ bool cowsnap_fault_at(const struct kernel_param *param);
 			__stringify(__LINE__) ":" what,			\
 		.mod = THIS_MODULE,					\
 		.ops = &cowsnap_fault_point_ops,			\
-		.perm = 0400,						\
+		.perm = 0600,						\
 		.level = -1,						\
 		.arg = &__point,					\
 	};								\

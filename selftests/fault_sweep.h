@@ -6,8 +6,9 @@
  * Two injectors. That of the module (build with COWSNAP_FAULTS) reaches each
  * step of the module itself, by the parameter fail_nth: n > 0 makes the n-th
  * step from then on fail, -n also all later ones that want memory; it reads 0
- * once it has, and more when the call ended before. That of the kernel (CONFIG_FAULT_INJECTION) fails the n-th allocation
- * anywhere below the call, in the same way, by /proc/thread-self/fail-nth.
+ * once it has, and more when the call ended before. That of the kernel
+ * (CONFIG_FAULT_INJECTION) fails the n-th allocation anywhere below the call, in
+ * the same way, by /proc/thread-self/fail-nth.
  */
 #ifndef COWSNAP_SELFTESTS_FAULT_SWEEP_H
 #define COWSNAP_SELFTESTS_FAULT_SWEEP_H
@@ -17,9 +18,9 @@
 #include <stdlib.h>
 
 #include "account.h"
+#include "fault_points.h"
 #include "uring.h"
 
-#define PARAMETERS	"/sys/module/cowsnap/parameters/"
 #define FAIL_NTH	PARAMETERS "fail_nth"
 #define KERNEL_FAIL_NTH	"/proc/thread-self/fail-nth"
 
@@ -78,6 +79,10 @@ static long module_left(void)
 
 static const struct injector module_injector = {
 	.arm = arm_module, .left = module_left,
+};
+
+static const struct injector point_injector = {
+	.arm = arm_point, .left = point_left,
 };
 
 /* Open all the while: opening allocates, which counts. */
@@ -341,6 +346,8 @@ static bool again(struct sweep *w, long n)
 	int i, err = -1;
 	long left;
 
+	if (!w->cg || w->lasting || mem_slowness() != 1)
+		return true;
 	for (i = 0; i < AGAIN; i++) {
 		err = call(w, n, &r, &left);
 		if (!err)
@@ -372,26 +379,43 @@ static bool warm_up(struct sweep *w)
 		if (w->cg)
 			w->charge = settled_charge(w->cg);
 	}
+	if (!again(w, 1))
+		return complain("after the first failures");
 	state_is(s, &w->state);
 	take_state(&w->state);
 	return true;
 }
 
-static bool sweep(struct sweep *w)
+static bool sweep_steps(struct sweep *w)
 {
 	int ret;
 	long n;
 
-	if (!warm_up(w))
-		return false;
 	for (n = 1; n < MAX_STEPS; n += w->scene->many && n > 60 ? n / 7 : 1) {
 		ret = step(w, n);
 		if (ret <= 0)
 			return !ret;
-		if (w->cg && !w->lasting && mem_slowness() == 1 && !again(w, n))
+		if (!again(w, n))
 			return complain("after failures at step %ld", n);
 	}
 	return complain("no end after %d steps", MAX_STEPS);
+}
+
+static int step_at_point(void *arg)
+{
+	return step(arg, 1);
+}
+
+static bool sweep(struct sweep *w)
+{
+	note_points();
+	if (!warm_up(w) || !sweep_steps(w))
+		return false;
+	if (w->by != &module_injector || w->lasting)
+		return true;
+	w->by = &point_injector;
+	return fail_missed_points(step_at_point, w) ||
+	       complain("after a failure at %s", chosen_point);
 }
 
 #endif /* COWSNAP_SELFTESTS_FAULT_SWEEP_H */

@@ -7,7 +7,6 @@
  * The module lists its fault points itself; the last test insists that each of
  * them has failed in one of the others.
  */
-#include <dirent.h>
 #include <sys/wait.h>
 
 #include "fault_ops.h"
@@ -247,6 +246,11 @@ FAULT_OP(UNSHARE, unshare_file, pair_file, 0);
 FAULT_OP(UNSHARE, unshare_hugetlb, pair_hugetlb, 0);
 FAULT_OP(UNSHARE, unshare_busy, pair_busy, 0);
 FAULT_OP(UNSHARE, unshare_by_several, pair_by_several, 0);
+/* Before SYNC, which is judged by it. */
+FAULT_OP(DIFF, diff_by_several, pair_by_several, 0);
+FAULT_OP(DIFF, diff_plain, pair_plain, 0);
+FAULT_OP(DIFF, diff_huge, pair_huge, 0);
+FAULT_OP(DIFF, diff_hugetlb, pair_hugetlb, 0);
 FAULT_OP(SYNC, sync_plain, pair_plain, 0);
 FAULT_OP(SYNC, sync_large, pair_large, 0);
 FAULT_OP(SYNC, sync_swapped, pair_swapped, 0);
@@ -256,10 +260,6 @@ FAULT_OP(SYNC, sync_pinned, pair_pinned, 0);
 FAULT_OP(SYNC, sync_merged, pair_merged, 0);
 FAULT_OP(SYNC, sync_file, pair_file, 0);
 FAULT_OP(SYNC, sync_by_several, pair_by_several, 0);
-FAULT_OP(DIFF, diff_by_several, pair_by_several, 0);
-FAULT_OP(DIFF, diff_plain, pair_plain, 0);
-FAULT_OP(DIFF, diff_huge, pair_huge, 0);
-FAULT_OP(DIFF, diff_hugetlb, pair_hugetlb, 0);
 FAULT_OP(RELEASE, release_by_several, pair_by_several, 0);
 FAULT_OP(RELEASE, release_plain, pair_plain, 0);
 FAULT_OP(RELEASE, release_swapped, pair_swapped, 0);
@@ -317,42 +317,7 @@ TEST_F_TIMEOUT(fault_op, each_failing_step_can_be_tried_again, 300)
 
 /* The fault points that the module announces */
 
-#define MAX_POINTS	256
 #define MODULE_FILE	"/cowsnap.ko"
-
-struct point {
-	char name[120];
-	char function[64];
-	int reached, failed;
-};
-
-static int read_points(struct point *points)
-{
-	DIR *dir = opendir(PARAMETERS);
-	struct dirent *entry;
-	char path[512];
-	int nr = 0;
-	FILE *f;
-
-	while (dir && nr < MAX_POINTS && (entry = readdir(dir))) {
-		struct point *p = &points[nr];
-
-		if (strncmp(entry->d_name, "at:", 3))
-			continue;
-		snprintf(p->name, sizeof(p->name), "%s", entry->d_name + 3);
-		snprintf(path, sizeof(path), PARAMETERS "%s", entry->d_name);
-		f = fopen(path, "re");
-		if (!f)
-			continue;
-		if (fscanf(f, "%63s %d %d", p->function, &p->reached,
-			   &p->failed) == 3)
-			nr++;
-		fclose(f);
-	}
-	if (dir)
-		closedir(dir);
-	return nr;
-}
 
 /* Loads the module so that the @n-th step of that fails: 0 or -errno. */
 static int load(long n)
