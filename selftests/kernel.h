@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/mempolicy.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -165,6 +166,16 @@ static inline size_t cgroup_swap_out(const struct cgroup *cg, const void *p,
  * are there then. Somebody may hold a reference for a moment: tries again.
  */
 #define MOVE_MAX	1024
+
+/* One of node 0: what is not placed on purpose goes there. */
+static inline int run_on_cpu0(void)
+{
+	cpu_set_t cpus;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(0, &cpus);
+	return sched_setaffinity(0, sizeof(cpus), &cpus);
+}
 
 static inline size_t move_to_node(void *p, size_t len, int node)
 {

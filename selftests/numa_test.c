@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/mempolicy.h>
-#include <sched.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -15,7 +14,7 @@
 #include <unistd.h>
 
 #include "harness.h"
-#include "mem.h"
+#include "kernel.h"
 #include "uring.h"
 
 #define PAGES(n)	((n) * MEM_PAGE)
@@ -87,16 +86,6 @@ TEST_F(policy, memory_policy_is_kept)
 		ASSERT_EQ(0, get_policy(self->src, &mode, &mask));
 		EXPECT_EQ(modes[i], mode);
 	}
-}
-
-/* One of node 0. */
-static int run_on_cpu0(void)
-{
-	cpu_set_t cpus;
-
-	CPU_ZERO(&cpus);
-	CPU_SET(0, &cpus);
-	return sched_setaffinity(0, sizeof(cpus), &cpus);
 }
 
 static int node_of(void *p)

@@ -226,6 +226,7 @@ TEST_F(kinds, copies_come_from_the_node_that_is_named)
 
 	if (!node)
 		SKIP(return, "one node");
+	ASSERT_EQ(0, run_on_cpu0());
 	ASSERT_EQ(NR, move_to_node(self->src, LEN, 0));
 	DUPLICATE();
 	/* Ours alone already: not copied, and so not moved. */
@@ -250,6 +251,7 @@ TEST_F(kinds, copies_follow_the_memory_policy)
 
 	if (!node)
 		SKIP(return, "one node");
+	ASSERT_EQ(0, run_on_cpu0());
 	ASSERT_EQ(NR, move_to_node(self->src, LEN, 0));
 	DUPLICATE();
 	ASSERT_EQ(0, syscall(__NR_mbind, self->src, LEN, MPOL_BIND, &mask, 64, 0));
