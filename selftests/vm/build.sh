@@ -31,8 +31,9 @@ while read -r file; do
 	mkdir -p "$out/$(dirname "$file")"
 	cmp -s "$top/$file" "$out/$file" || cp "$top/$file" "$out/$file"
 done <"$out/sources"
-options=()
-[ $# -gt 0 ] || options+=(KCFLAGS=-Werror)
+# Nobody looks into a mutant with a debugger, which saves a fifth of the time.
+options=(KCFLAGS=-g0)
+[ $# -gt 0 ] || options=(KCFLAGS=-Werror)
 [ -z "${COWSNAP_FAULTS:-}" ] || options+=("COWSNAP_FAULTS=$COWSNAP_FAULTS")
 for patch; do
 	patch -p1 -d "$out" --no-backup-if-mismatch -F0 -s -f <"$patch" ||
