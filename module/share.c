@@ -429,10 +429,23 @@ static int alloc_folio(struct cowsnap_walk *walk, unsigned long src,
 	if (!share->folio)
 		return -ENOMEM;
 	share->folio_addr = src;
-	if (mem_cgroup_disabled())
-		return 0;
-	return ksym_or(-ENOMEM, __mem_cgroup_charge, share->folio, walk->op->mm,
-		       GFP_KERNEL);
+	return cowsnap_charge(share->folio, walk->op->mm, GFP_KERNEL);
+}
+
+/*
+ * A swapped page comes as one, and not as part of a large folio that would also
+ * be mapped where neighbours have been shared: see large.c.
+ */
+static int read_in(struct cowsnap_walk *walk, unsigned long addr)
+{
+	struct vm_area_struct *vma = walk->src_vma;
+	unsigned long flags = vma->vm_flags;
+	int err;
+
+	cowsnap_set_vm_flags(vma, cowsnap_nohuge_flags(flags));
+	err = cowsnap_touch(walk->op, vma, addr, 0);
+	cowsnap_set_vm_flags(vma, flags);
+	return err;
 }
 
 int cowsnap_share_blocked(struct cowsnap_walk *walk,
@@ -463,7 +476,7 @@ int cowsnap_share_blocked(struct cowsnap_walk *walk,
 	case BLOCK_SWAPPED:
 		if (cowsnap_in_worker())
 			return -EAGAIN;
-		return cowsnap_touch(walk->op, walk->src_vma, span->src, 0);
+		return read_in(walk, span->src);
 	case BLOCK_POISON:
 		return cowsnap_refuse(walk->op, span->src,
 				      COWSNAP_REASON_POISON, -EOPNOTSUPP);

@@ -326,6 +326,105 @@ TEST_F(mm_id, child_reads_swapped_base_pages_first)
 	munmap(src, len);
 }
 
+/* Where a swapped-out page is, in pages, see proc_pid_pagemap(5). */
+static uint64_t swap_slot(const void *p)
+{
+	return mem_pagemap(p) >> 5 & ((1ULL << 50) - 1);
+}
+
+/* A block that could be read in as one large folio. */
+static bool is_in_row(const char *p)
+{
+	size_t i;
+
+	for (i = 0; i < MTHP_LEN / MEM_PAGE; i++)
+		if (!mem_swapped(p + PAGES(i)) ||
+		    swap_slot(p + PAGES(i)) != swap_slot(p) + i)
+			return false;
+	return !(swap_slot(p) % (MTHP_LEN / MEM_PAGE));
+}
+
+/* A child that has dropped what it has mapped, and lives on. */
+static bool start_dropper(struct child *child, char *p, size_t len)
+{
+	int go[2], done[2];
+	char c;
+
+	if (pipe(go) || pipe(done))
+		return false;
+	child->pid = fork();
+	if (!child->pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		close(go[1]);
+		madvise(p, len, MADV_DONTNEED);
+		c = write(done[1], "", 1);
+		_exit(read(go[0], &c, 1));
+	}
+	close(go[0]);
+	close(done[1]);
+	child->go = go[1];
+	child->done = done[0];
+	return child->pid > 0 && read(child->done, &c, 1) == 1;
+}
+
+/*
+ * Base pages, of each block the first one exclusive and the others not. They are
+ * swapped out, one slot further than the last time. How many blocks could be
+ * read in as a whole?
+ */
+static size_t swap_out_mixed(struct child *child, char *src, size_t len)
+{
+	char *one_more = mem_map(MEM_PAGE);
+	size_t i, count = 0;
+
+	mem_fill(one_more, MEM_PAGE, SEED);
+	mem_pageout(one_more, MEM_PAGE);
+	madvise(src, len, MADV_HUGEPAGE);
+	mem_fill(src, len, SEED);
+	if (!start_dropper(child, src, len))
+		return 0;
+	for (i = 0; i < len; i += MTHP_LEN)
+		*(volatile char *)(src + i) ^= 0;
+	mem_pageout(src, len);
+	for (i = 0; i < len; i += MTHP_LEN)
+		count += is_in_row(src + i);
+	return count;
+}
+
+/*
+ * Of neighbours one may be shared as it is, while the next one has to be read
+ * in: not as part of a large folio that the duplicate would get a page of, too.
+ */
+TEST_F(mm_id, neighbour_of_a_shared_page_is_read_in_alone)
+{
+	size_t len = 16 * MTHP_LEN, tries, count = 0;
+	struct child child;
+	char *src, *dst;
+
+	NEED_SWAP();
+	for (tries = 0; tries < 20; tries++) {
+		mem_write(MTHP, "never");
+		src = mem_map_offset(len, MEM_HUGE, 0);
+		ASSERT_NE(NULL, src);
+		count = swap_out_mixed(&child, src, len);
+		if (count)
+			break;
+		ASSERT_TRUE(end_child(&child));
+		munmap(src, len);
+	}
+	if (!count)
+		SKIP(return, "swap slots do not come in a row");
+	mem_write(MTHP, "always");
+	dst = mem_dup(self->fd, src, len);
+	ASSERT_NE(NULL, dst);
+	EXPECT_TRUE(read_all(dst, len));
+	EXPECT_TRUE(read_all(src, len));
+	EXPECT_TRUE(stay_apart(src, dst, len));
+	ASSERT_TRUE(end_child(&child));
+	munmap(dst, len);
+	munmap(src, len);
+}
+
 /*
  * What a relative costs: its pages are copied while it may have huge pages, and
  * no longer than that.
