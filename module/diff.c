@@ -49,7 +49,7 @@ struct diff {
 	struct cowsnap_op *op;
 	struct side a;
 	struct side b;
-	bool same_file;		/* what both have from a file is the same */
+	bool same_file;		/* what neither side has touched is the same */
 	bool full;		/* op->vec is, or the buffer */
 	bool dense;		/* more to list than several workers have room for */
 	unsigned long start;	/* of a piece: from where, and how far it got */
@@ -132,6 +132,9 @@ static unsigned long same_entries(const struct diff *d, unsigned long at,
 				  unsigned long len)
 {
 	if (!d->a.ptl || !d->b.ptl || is_huge(&d->a) || is_huge(&d->b))
+		return 0;
+	/* To it two empty entries are the same, whatever they stand for. */
+	if (!d->same_file)
 		return 0;
 	return hot_same(entry_at(&d->a, at), entry_at(&d->b, at),
 			(len - at) / PAGE_SIZE) * PAGE_SIZE;
@@ -303,7 +306,7 @@ static bool is_same_file(struct diff *d, unsigned long offset)
 	struct vm_area_struct *a = d->a.vma, *b = d->b.vma;
 
 	if (vma_is_anonymous(a) || vma_is_anonymous(b))
-		return false;
+		return vma_is_anonymous(a) && vma_is_anonymous(b);
 	return a->vm_file->f_mapping == b->vm_file->f_mapping &&
 	       cowsnap_file_pgoff(a, d->op->src + offset) ==
 	       cowsnap_file_pgoff(b, d->op->dst + offset);

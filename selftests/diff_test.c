@@ -153,6 +153,55 @@ TEST_F(diff, zero_pages_equal_untouched_ones)
 	EXPECT_FALSE(listed(self, NR - 1));
 }
 
+/* Private memory as long as the fixture's, of a file full of pattern @seed. */
+static char *map_file_at(unsigned char seed, off_t offset)
+{
+	int fd = memfd_create("diff_test", MFD_CLOEXEC);
+	char *p = mem_map_alone(LEN), *whole;
+
+	whole = mmap(NULL, LEN + offset, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (fd < 0 || !p || ftruncate(fd, LEN + offset) || whole == MAP_FAILED ||
+	    mmap(p, LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd,
+		 offset) != p)
+		return NULL;
+	mem_fill(whole, LEN + offset, seed);
+	munmap(whole, LEN + offset);
+	close(fd);
+	return p;
+}
+
+/*
+ * What nobody has touched is zeroes in one mapping and the file's in another.
+ * With one page touched on each side there are page tables to compare.
+ */
+TEST_F(diff, untouched_pages_of_unlike_memory_differ)
+{
+	char *of[] = {
+		mem_map_alone(LEN), mem_map_alone(LEN), map_file_at(1, 0),
+		map_file_at(2, 0), map_file_at(1, MEM_PAGE),
+	};
+	size_t i, k;
+
+	for (i = 0; i < ARRAY_SIZE(of); i++) {
+		ASSERT_NE(NULL, of[i]);
+		*(volatile char *)of[i] = i;
+		*(volatile char *)(of[i] + MEM_HUGE) = i;
+	}
+	for (i = 0; i < ARRAY_SIZE(of); i++) {
+		for (k = i + 1; k < ARRAY_SIZE(of); k++) {
+			ASSERT_EQ(0, op_diff(self->fd, of[i], of[k], LEN,
+					     self->vec, VEC, &self->d));
+			/* Of the two that are anonymous only what is touched. */
+			EXPECT_EQ(k == 1 ? 2 : 1, self->d.nr);
+			EXPECT_EQ(0, self->vec[0].start);
+			EXPECT_EQ(k == 1 ? MEM_PAGE : LEN, self->vec[0].end)
+				TH_LOG("%zu and %zu", i, k);
+		}
+	}
+	for (i = 0; i < ARRAY_SIZE(of); i++)
+		munmap(of[i], LEN);
+}
+
 TEST_F(diff, changes_nothing)
 {
 	struct mem_counters before, after;

@@ -372,8 +372,9 @@ struct cowsnap_range {
  * Lists the pages that are not one and the same in both ranges, in order, with
  * neighbours together. A page that is listed may still have equal bytes; one
  * that is not has. Whatever differed when the call began is listed, also while
- * others write. Changes nothing; other threads may fault meanwhile. The ranges
- * may be any memory that REMAP duplicates.
+ * others write; not what others make equal meanwhile, by SYNC or by dropping both
+ * pages. Changes nothing; other threads may fault meanwhile. The ranges may be any
+ * memory that REMAP duplicates.
  */
 struct cowsnap_diff {
 	__u32 size;
