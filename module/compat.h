@@ -555,6 +555,8 @@ static inline pte_marker cowsnap_marker_to_keep(softleaf_t entry)
 
 #ifdef PTE_MARKER_POISONED
 	keep |= PTE_MARKER_POISONED;
+#elif defined(PTE_MARKER_SWAPIN_ERROR)	/* its name before 6.6 */
+	keep |= PTE_MARKER_SWAPIN_ERROR;
 #endif
 #ifdef PTE_MARKER_GUARD
 	keep |= PTE_MARKER_GUARD;
@@ -670,6 +672,25 @@ static inline struct folio *cowsnap_alloc_on_node(int node, unsigned int order)
 
 	return __folio_alloc(gfp | __GFP_THISNODE | __GFP_NOWARN, order, node,
 			     NULL);
+}
+
+/*
+ * Charge what has been allocated for @mm. Where each cgroup has a list of large
+ * folios to be split, that of this one must exist before it has such a folio.
+ */
+static inline int cowsnap_charge(struct folio *folio, struct mm_struct *mm,
+				 gfp_t gfp)
+{
+	int err;
+
+	if (mem_cgroup_disabled())
+		return 0;
+	err = ksym_or(-ENOMEM, __mem_cgroup_charge, folio, mm, gfp);
+#if defined(COWSNAP_HAVE_DEFERRED_SPLIT_LRU) && defined(CONFIG_TRANSPARENT_HUGEPAGE)
+	if (!err && folio_order(folio) > 1)
+		err = ksym_or(-ENOMEM, folio_memcg_alloc_deferred, folio);
+#endif
+	return err;
 }
 
 /* Base pages into empty places of @pages; returns how many there are then. */

@@ -97,6 +97,13 @@ int swap_retry_table_alloc(swp_entry_t entry, gfp_t gfp);
 	F(free_swap_and_cache)
 #endif
 
+#if defined(COWSNAP_HAVE_DEFERRED_SPLIT_LRU) && defined(CONFIG_TRANSPARENT_HUGEPAGE)
+#define COWSNAP_KSYM_FUNCS_DEFERRED(F)		\
+	F(folio_memcg_alloc_deferred)
+#else
+#define COWSNAP_KSYM_FUNCS_DEFERRED(F)
+#endif
+
 /* An unused page table goes back by it, or by pte_free(), see there. */
 #if !defined(CONFIG_TRANSPARENT_HUGEPAGE)
 #define COWSNAP_KSYM_FUNCS_PTE_FREE(F)
@@ -217,6 +224,7 @@ struct vm_area_struct *vma_modify_flags(struct vma_iterator *vmi,
 	COWSNAP_KSYM_FUNCS_AREA(F)		\
 	COWSNAP_KSYM_FUNCS_SWAP(F)		\
 	COWSNAP_KSYM_FUNCS_PTE_FREE(F)		\
+	COWSNAP_KSYM_FUNCS_DEFERRED(F)		\
 	COWSNAP_KSYM_FUNCS_HUGETLB(F)		\
 	COWSNAP_KSYM_FUNCS_ARCH(F)
 

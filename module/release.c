@@ -150,6 +150,8 @@ static void drop_duplicate(struct cowsnap_op *op, struct release *release)
 	start_write(op, op->dst);
 	cowsnap_notify_start(&range, op->mm, MMU_NOTIFY_CLEAR, op->dst,
 			     op->dst + op->len);
+	/* The peak of the RSS is noted by who lowers it: munmap is too late for that. */
+	update_hiwater_rss(op->mm);
 	cowsnap_walk(&walk);
 	put_dropped(&walk, op->dst + op->len);
 	cowsnap_notify_end(&range);
@@ -229,7 +231,9 @@ static int release_locked(struct cowsnap_op *op, struct release *release,
 
 static struct release *alloc_release(struct cowsnap_op *op)
 {
-	unsigned int room = min(op->len / PAGE_SIZE, RELEASE_BATCH);
+	/* What one page table maps, at least: drop_shared() takes all or nothing. */
+	unsigned int room = min(op->len / PAGE_SIZE,
+				max(RELEASE_BATCH, (unsigned long)PTRS_PER_PTE));
 	struct release *release = NULL;
 
 	if (!cowsnap_fault())

@@ -127,6 +127,9 @@ void cowsnap_clear_dst_pmd(struct cowsnap_walk *walk,
 	if (pmd_none(*span->dst_pmd))
 		return;
 	pmd = pmdp_huge_get_and_clear(mm, span->dst, span->dst_pmd);
+	/* As in cowsnap_clear_dst(). */
+	if (!IS_ENABLED(CONFIG_X86))
+		cowsnap_flush_tlb(mm, span->dst, span->dst + HPAGE_PMD_SIZE);
 	replaced_range(replaced, span->dst, span->dst + HPAGE_PMD_SIZE);
 	folio = page_folio(pmd_page(pmd));
 	if (folio_test_anon(folio)) {	/* not the huge zero page */
@@ -399,6 +402,7 @@ static int sync_ranges(struct cowsnap_op *op, struct sync *sync)
 			     op->src + op->len);
 	cowsnap_notify_start(&to, mm, MMU_NOTIFY_CLEAR, op->dst,
 			     op->dst + op->len);
+	update_hiwater_rss(mm);	/* the peak: it may go down from here */
 	cowsnap_sharing_begin(mm);
 	err = sync_pass(op, sync, /* copy= */false);
 	/* What was the same on both sides was protected and flushed before. */

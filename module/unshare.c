@@ -199,9 +199,8 @@ struct folio *cowsnap_alloc_copy(struct unshare *u, unsigned long addr,
 		folio = cowsnap_alloc_folio(u->vma, addr, how);
 	if (!folio)
 		return NULL;
-	if (!mem_cgroup_disabled() &&
-	    ksym_or(-ENOMEM, __mem_cgroup_charge, folio, u->op->mm,
-		    order ? GFP_TRANSHUGE_LIGHT : GFP_KERNEL | how)) {
+	if (cowsnap_charge(folio, u->op->mm,
+			   order ? GFP_TRANSHUGE_LIGHT : GFP_KERNEL | how)) {
 		folio_put(folio);
 		return NULL;
 	}

@@ -136,9 +136,11 @@ bool cowsnap_worker_must_stop(void)
 /* Less than that in all: the OOM killer is near. */
 #define GLOBAL_ROOM	((64UL << 20) >> PAGE_SHIFT)
 
+/* Beyond "high" who charges is made to sleep, from which no signal wakes a kworker. */
 static bool is_near(struct page_counter *counter)
 {
-	return page_counter_read(counter) + MEMCG_ROOM > READ_ONCE(counter->max);
+	return page_counter_read(counter) + MEMCG_ROOM >
+	       min(READ_ONCE(counter->max), READ_ONCE(counter->high));
 }
 
 /**
@@ -468,6 +470,9 @@ bool cowsnap_parallel(struct cowsnap_job *job, int *err)
 	do_pieces(crew.workers[0]);
 	stop(&crew);
 	end = do_rests(&crew);
+	/* There is more to do before what failed: that will fail again. */
+	if (crew.err && end < piece_start(&crew, crew.failed))
+		crew.err = 0;
 	nr = min_t(unsigned int, crew.nr_pieces, atomic_read(&crew.next));
 	job->end = min(end, piece_start(&crew, nr));
 	add_up(&crew);

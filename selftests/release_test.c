@@ -3,6 +3,7 @@
  * RELEASE: the duplicate is gone as by munmap(2), and the source is written
  * without a fault.
  */
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "ops.h"
@@ -60,6 +61,35 @@ TEST_F(release, gives_the_source_all_it_had)
 	EXPECT_TRUE(mem_check(self->src, self->len, 1));
 	mem_counters(&after);
 	EXPECT_TRUE(mem_counters_equal(&self->before, &after));
+}
+
+/* A value of /proc/self/status, in bytes. */
+static size_t status_of(const char *name)
+{
+	FILE *f = fopen("/proc/self/status", "re");
+	size_t len = strlen(name), kb = 0;
+	char line[200];
+
+	while (f && fgets(line, sizeof(line), f))
+		if (!strncmp(line, name, len) && line[len] == ':')
+			kb = strtoul(line + len + 1, NULL, 10);
+	if (f)
+		fclose(f);
+	return kb << 10;
+}
+
+/* As munmap(2) does: getrusage() tells of it long afterwards. */
+TEST_F(release, peak_of_the_rss_is_kept)
+{
+	ASSERT_EQ(0, op_release(self->fd, self->src, self->dup, self->len,
+				&self->r));
+	ASSERT_EQ(0, mem_write("/proc/self/clear_refs", "5"));
+	self->dup = mem_dup(self->fd, self->src, self->len);
+	ASSERT_NE(NULL, self->dup);
+	ASSERT_EQ(0, op_release(self->fd, self->src, self->dup, self->len,
+				&self->r));
+	/* The counters of a process are not read to the page. */
+	EXPECT_LE(status_of("VmRSS") + self->len / 2, status_of("VmHWM"));
 }
 
 TEST_F(release, frees_what_the_duplicate_had_alone)
