@@ -674,23 +674,26 @@ static inline struct folio *cowsnap_alloc_on_node(int node, unsigned int order)
 			     NULL);
 }
 
-/*
- * Charge what has been allocated for @mm. Where each cgroup has a list of large
- * folios to be split, that of this one must exist before it has such a folio.
- */
+/* Charge what has been allocated for @mm. */
 static inline int cowsnap_charge(struct folio *folio, struct mm_struct *mm,
 				 gfp_t gfp)
 {
-	int err;
-
 	if (mem_cgroup_disabled())
 		return 0;
-	err = ksym_or(-ENOMEM, __mem_cgroup_charge, folio, mm, gfp);
+	return ksym_or(-ENOMEM, __mem_cgroup_charge, folio, mm, gfp);
+}
+
+/*
+ * Where each cgroup has a list of large folios to be split, that of this one must
+ * exist before its first such folio is mapped.
+ */
+static inline int cowsnap_charged_large(struct folio *folio)
+{
 #if defined(COWSNAP_HAVE_DEFERRED_SPLIT_LRU) && defined(CONFIG_TRANSPARENT_HUGEPAGE)
-	if (!err && folio_order(folio) > 1)
-		err = ksym_or(-ENOMEM, folio_memcg_alloc_deferred, folio);
+	return ksym_or(-ENOMEM, folio_memcg_alloc_deferred, folio);
+#else
+	return 0;
 #endif
-	return err;
 }
 
 /* Base pages into empty places of @pages; returns how many there are then. */

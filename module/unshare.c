@@ -200,7 +200,8 @@ struct folio *cowsnap_alloc_copy(struct unshare *u, unsigned long addr,
 	if (!folio)
 		return NULL;
 	if (cowsnap_charge(folio, u->op->mm,
-			   order ? GFP_TRANSHUGE_LIGHT : GFP_KERNEL | how)) {
+			   order ? GFP_TRANSHUGE_LIGHT : GFP_KERNEL | how) ||
+	    (order && cowsnap_charged_large(folio))) {
 		folio_put(folio);
 		return NULL;
 	}

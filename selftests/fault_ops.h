@@ -11,6 +11,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/wait.h>
 
 #include "fault_scenes.h"
 #include "ops.h"
@@ -26,6 +27,7 @@ struct pair {
 	bool differs;	/* by nature, also after a SYNC: pinned and KSM pages */
 	bool busy;	/* somebody wants the mmap lock all the time */
 	size_t guard;	/* bytes of inaccessible memory at both ends of @a */
+	pid_t child;	/* that has all of it, too, or 0 */
 };
 
 struct op_sweep {
@@ -140,6 +142,28 @@ static bool pair_huge(struct pair *p, int fd)
 	for (i = 1024; i < 1536; i++)
 		p->in_b[i] = 0;
 	return true;
+}
+
+/* Huge pages that a child has, on all kernels. @b has the same contents. */
+static bool pair_of_child(struct pair *p, int fd)
+{
+	size_t i;
+
+	p->nr = MEM_HUGE / MEM_PAGE;
+	p->a = mem_map_huge(MEM_HUGE);
+	p->b = mem_map_offset(MEM_HUGE, MEM_HUGE, 0);
+	if (fd < 0 || !p->a || !p->b)
+		return false;
+	for (i = 0; i < p->nr; i++) {
+		set_a(p, i, 1 + i % 50);
+		set_b(p, i, 1 + i % 50);
+	}
+	p->child = fork();
+	if (p->child)
+		return p->child > 0;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	pause();
+	_exit(0);
 }
 
 /* The huge zero page, which one side has torn: it is huge on all kernels. */
@@ -438,6 +462,10 @@ static void op_forget(struct pair *p)
 	if (p->ring.fd >= 0) {
 		uring_unpin(&p->ring);
 		uring_close(&p->ring);
+	}
+	if (p->child) {
+		kill(p->child, SIGKILL);
+		waitpid(p->child, NULL, 0);
 	}
 	if (p->b)
 		munmap(p->b, len);

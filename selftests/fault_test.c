@@ -240,6 +240,7 @@ FAULT_OP(UNSHARE, unshare_reuse, pair_plain, COWSNAP_UNSHARE_REUSE);
 FAULT_OP(UNSHARE, unshare_to_node, pair_plain, COWSNAP_UNSHARE_NODE);
 FAULT_OP(UNSHARE, unshare_swapped, pair_swapped, 0);
 FAULT_OP(UNSHARE, unshare_huge, pair_huge, 0);
+FAULT_OP(UNSHARE, unshare_huge_of_child, pair_of_child, 0);
 FAULT_OP(UNSHARE, unshare_pinned, pair_pinned, 0);
 FAULT_OP(UNSHARE, unshare_merged, pair_merged, 0);
 FAULT_OP(UNSHARE, unshare_file, pair_file, 0);
