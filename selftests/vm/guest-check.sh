@@ -110,7 +110,10 @@ run_test()
 		exec timeout -k 5 "$limit" "$dir/$program" ${only:+"$by" "${only#:}"}
 	) </dev/null >/tmp/pipe 2>&1
 	status=$?
-	echo 1 >$cgroup/cgroup.kill
+	# What is left of it may be in a group of its own.
+	for group in $cgroup /sys/fs/cgroup/cowsnap-*; do
+		[ ! -e "$group/cgroup.kill" ] || echo 1 >"$group/cgroup.kill"
+	done
 	wait
 	while grep -q . $cgroup/cgroup.procs; do
 		usleep 100000
