@@ -61,14 +61,14 @@ build()
 	"$vm/build.sh" "$2" "$slot" "$1" && cp "$slot/cowsnap.ko" "$3"
 }
 
-# Of the tests, only the programs $2... for the guest, in $1: unpacking takes time.
+# Of the tests, only the programs $2... for a guest, in $1: unpacking takes time.
 choose_files()
 {
 	local dir=$1 program
 
 	shift
-	mkdir -p "$dir/selftests"
-	ln -s "$files/guest-check.sh" "$dir"
+	mkdir -p "$dir/selftests" "$dir/mutants"
+	ln -sf "$files/guest-check.sh" "$dir"
 	for program; do
 		ln -sf "$files/selftests/${program%%:*}" "$dir/selftests"
 	done
@@ -88,44 +88,92 @@ verdict()
 	fi
 }
 
+name_of()
+{
+	basename "$1" .patch
+}
+
+# Build mutant $1 of kernel $2; what is said of that stands in its log.
+build_mutant()
+{
+	local dir faults=''
+
+	dir=$out/$(name_of "$1")
+	mkdir -p "$dir"
+	[[ " $(header "$1" Tests)" != *" fault_test"* ]] || faults=1
+	(COWSNAP_FAULTS=$faults build "$1" "$2" "$dir") >"$dir/log" 2>&1 || true
+}
+
+# The guest that mutant $1 needs: kernel $2, a tab, options. Others may want the
+# same.
+guest_of()
+{
+	printf '%s\t%s\n' "$2" "$(header "$1" Boot)"
+}
+
+# Boot what guest_of() says once for all of mutants $2..., into $1.
+save_guest()
+{
+	local dir=$1 patch programs kernel boot
+
+	shift
+	IFS=$'\t' read -r kernel boot <<<"${guests[$1]}"
+	for patch; do
+		read -r -a programs < <(header "$patch" Tests)
+		choose_files "$dir/files" "${programs[@]}"
+		ln -s "$out/$(name_of "$patch")/cowsnap.ko" "$dir/files/mutants/$(name_of "$patch").ko"
+	done
+	# shellcheck disable=SC2086
+	"$vm/run.sh" --kernel "$kernel" $boot --files "$dir/files" --save "$dir" >"$dir/log" 2>&1 || true
+}
+
+# Run the tests $3... on the mutant of patch $1 built in $2; all goes to its log.
+try()
+{
+	local patch=$1 dir=$2 kernel boot saved=${saved_guests[${guests[$1]}]:-} name command
+
+	shift 2
+	name=$(name_of "$patch")
+	command="COWSNAP_TEST_TIMEOUT=120 /files/guest-check.sh $*"
+	if [ -e "$saved/state" ]; then
+		"$vm/run.sh" --from "$saved" -- "cp /files/mutants/$name.ko /cowsnap.ko && $command"
+		return
+	fi
+	choose_files "$dir/files" "$@"
+	IFS=$'\t' read -r kernel boot <<<"${guests[$patch]}"
+	# shellcheck disable=SC2086
+	"$vm/run.sh" --kernel "$kernel" --module "$dir/cowsnap.ko" --files "$dir/files" $boot -- "$command"
+}
+
 mutant()
 {
-	local patch=$1 kernel=$2 name tests programs status by faults='' boot
-	local dir log start=$SECONDS
+	local patch=$1 name tests status by dir log start=$SECONDS
 
-	name=$(basename "$patch" .patch)
+	name=$(name_of "$patch")
 	dir=$out/$name
 	log=$dir/log
-	mkdir -p "$dir"
-	tests=$(header "$patch" Tests)
-	read -r -a programs <<<"$tests"
-	read -r -a boot < <(header "$patch" Boot) || true
-	[[ " $tests" != *" fault_test"* ]] || faults=1
-
-	if [ -z "$tests" ]; then
+	read -r -a tests < <(header "$patch" Tests) || true
+	if [ ${#tests[@]} = 0 ]; then
 		echo "not ok mutant $name: names no tests"
 		return
-	elif ! (COWSNAP_FAULTS=$faults build "$patch" "$kernel" "$dir") >"$log" 2>&1; then
+	elif [ ! -e "$dir/cowsnap.ko" ]; then
 		echo "not ok mutant $name: no build ($log)"
 		return
 	fi
-	choose_files "$dir/files" "${programs[@]}"
 	# Twice at most: on a busy machine the time may be over before a test has
 	# begun, and what a race shows may be hidden once.
 	for _ in 1 2; do
 		status=0
-		"$vm/run.sh" --kernel "$kernel" --module "$dir/cowsnap.ko" --files "$dir/files" \
-			--timeout 300 "${boot[@]}" \
-			-- "COWSNAP_TEST_TIMEOUT=120 /files/guest-check.sh $tests" >"$log" 2>&1 || status=$?
+		try "$patch" "$dir" "${tests[@]}" >"$log" 2>&1 || status=$?
 		by=$(caught_by "$log" "$status")
 		[ -z "$by" ] || break
 	done
-	verdict "$name" "$tests" "$by" "$status" "$log" "$start"
+	verdict "$name" "${tests[*]}" "$by" "$status" "$log" "$start"
 }
 
 result_of()
 {
-	echo "$out/$(basename "$1").result"
+	echo "$out/$(name_of "$1").result"
 }
 
 report()
@@ -155,14 +203,31 @@ trap kill_jobs EXIT
 trap 'exit 1' INT TERM HUP
 rm -rf "$out"
 mkdir -p "$out"
-declare -A kernels
+# Which guest each mutant needs, and the directory of those that are saved.
+declare -A kernels guests saved_guests sharing
 for patch; do
 	series=$(header "$patch" Kernel)
 	series=${series:-6.12}
 	[ -n "${kernels[$series]:-}" ] || kernels[$series]=$("$vm/fetch.sh" "$series")
-	spawn report "$patch" "${kernels[$series]}"
+	guests[$patch]=$(guest_of "$patch" "${kernels[$series]}")
+	sharing[${guests[$patch]}]+=$patch$'\n'
+	spawn build_mutant "$patch" "${kernels[$series]}"
+done
+wait
+# One that few share is booted for each: saving it takes as long.
+nr=0
+for guest in "${!sharing[@]}"; do
+	mapfile -t patches < <(printf %s "${sharing[$guest]}")
+	[ ${#patches[@]} -gt 3 ] || continue
+	saved_guests[$guest]=$out/guest-$((nr += 1))
+	spawn save_guest "${saved_guests[$guest]}" "${patches[@]}"
 done
 wait
 for patch; do
-	[ -s "$(result_of "$patch")" ] || echo "not ok mutant $(basename "$patch" .patch): no result"
+	spawn report "$patch"
+done
+wait
+rm -rf "$out"/guest-*/state
+for patch; do
+	[ -s "$(result_of "$patch")" ] || echo "not ok mutant $(name_of "$patch"): no result"
 done

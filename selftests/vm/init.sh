@@ -25,12 +25,25 @@ for word in $(cat /proc/cmdline); do
 	cowsnap.accel=*) export COWSNAP_ACCEL="${word#*=}" ;;
 	cowsnap.shell) shell=1 ;;
 	cowsnap.tty) tty=1 ;;
+	cowsnap.save) saved=1 ;;
 	esac
 done
 
 for cpu in /sys/devices/system/cpu/cpu[1-9]*/online; do
 	[ ! -e "$cpu" ] || grep -q 1 "$cpu" || echo 1 >"$cpu" || poweroff -f
 done
+
+# Here run.sh --save puts us away. Woken up, we say so, and get a command.
+# shellcheck disable=SC3045
+if [ -n "$saved" ]; then
+	{
+		until read -r -t 0.3 -n 1 _; do
+			echo ready >/dev/ttyS2
+		done
+		read -r length
+		head -c "$length" >/command
+	} </dev/ttyS1
+fi
 
 echo started >/dev/ttyS2
 cd / || exit

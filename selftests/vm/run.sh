@@ -16,6 +16,9 @@
 #	--files DIR		its contents appear in /files; may be repeated
 #	--keep-console FILE	the kernel's messages
 #	--shell			an interactive shell, or COMMAND, on the terminal
+#	--save DIR		no COMMAND: boot, and put the guest there for --from
+#	--from DIR		instead of booting go on with that guest, as often as
+#				wanted; takes no option but --timeout, --keep-console
 # The status is 98 when the kernel complained about anything, 124 when the time
 # was over, 97 when the guest ended in another way, 2 for wrong arguments.
 # COMMAND finds kvm, tcg or icount in $COWSNAP_ACCEL; here COWSNAP_ACCEL=kvm or
@@ -34,7 +37,7 @@ splats+='|unable to handle|refcount_t:|Bad rss-counter|non-zero pgtables_bytes|d
 tainted=$((1 << 5 | 1 << 7 | 1 << 9 | 1 << 14))
 
 cpus=2 nodes=1 mem=2G cpu=max timeout=300
-kernel='' icount='' append='' module='' console='' shell='' guest=''
+kernel='' icount='' append='' module='' console='' shell='' guest='' save='' from=''
 files=()
 wrong() { echo "run.sh: $*" >&2; exit 2; }
 while [ $# -gt 0 ]; do
@@ -56,14 +59,18 @@ while [ $# -gt 0 ]; do
 	--module)	module=$2 ;;
 	--files)	files+=("$2") ;;
 	--keep-console)	console=$2 ;;
+	--save)		save=$2 ;;
+	--from)		from=$2 ;;
 	*)		wrong "unknown option $1" ;;
 	esac
 	shift 2
 done
 
-[ $# -gt 0 ] || [ -n "$shell" ] || usage 2
-[ -n "$kernel" ] || kernel=$("$vm/fetch.sh" 6.12)
-[ -e "$kernel/vmlinuz" ] || wrong "no kernel in $kernel"
+[ $# -gt 0 ] || [ -n "$shell$save" ] || usage 2
+[ -z "$from" ] || [ -e "$from/state" ] || wrong "no saved guest in $from"
+[ -z "$from" ] || [ -z "$kernel$module$append$shell$save$icount" ] || wrong "--from takes what was saved"
+[ -n "$from" ] || [ -n "$kernel" ] || kernel=$("$vm/fetch.sh" 6.12)
+[ -n "$from" ] || [ -e "$kernel/vmlinuz" ] || wrong "no kernel in $kernel"
 [ -z "$module" ] || [ -e "$module" ] || wrong "no module $module"
 [ -z "$icount" ] || [ "$cpus$nodes" = 11 ] || wrong "--icount is for one CPU"
 [ $((cpus % nodes)) = 0 ] || wrong "$cpus CPUs cannot be split among $nodes nodes"
@@ -87,6 +94,23 @@ cleanup()
 trap cleanup EXIT
 trap 'exit 143' INT TERM HUP
 
+# The command as a script, $1.
+write_command()
+{
+	local script=$1
+
+	shift
+	{
+		echo '#!/bin/sh'
+		case $# in
+		0)	echo 'exec sh -i' ;;
+		1)	printf '%s\n' "$1" ;;
+		*)	printf '%q ' "$@" ;;
+		esac
+	} >"$script"
+	chmod 755 "$script"
+}
+
 # /init, busybox, the kernel's modules, what the caller wants, the command.
 make_initramfs()
 {
@@ -102,16 +126,9 @@ make_initramfs()
 	done
 	# Of a function in a trace kallsyms knows the name; the rest is 20 times as much.
 	[ -z "$module" ] || strip --strip-debug -o "$root/cowsnap.ko" "$module"
-	{
-		echo '#!/bin/sh'
-		case $# in
-		0)	echo 'exec sh -i' ;;
-		1)	printf '%s\n' "$1" ;;
-		*)	printf '%q ' "$@" ;;
-		esac
-	} >"$root/command"
-	chmod 755 "$root/init" "$root/command"
-	(cd "$root" && find . | cpio -o -H newc -R 0:0 --quiet) >"$work/initramfs"
+	write_command "$root/command" "$@"
+	chmod 755 "$root/init"
+	(cd "$root" && find . | cpio -o -H newc -R 0:0 --quiet) >"${save:-$work}/initramfs"
 }
 
 # KVM counts only once a kernel has come up under it: on some machines it hangs.
@@ -168,10 +185,10 @@ add_topology()
 	qemu+=("${distances[@]}")
 }
 
-boot()
+# The rest of what makes the machine: its CPU and the words for the kernel.
+add_words()
 {
-	local model=$cpu words="console=ttyS0,115200 oops=panic softlockup_panic=1 panic=-1 rcupdate.rcu_cpu_stall_timeout=120"
-
+	words="console=ttyS0,115200 oops=panic softlockup_panic=1 panic=-1 rcupdate.rcu_cpu_stall_timeout=120"
 	# TCG's counter is right, but too late at times for the clock's watchdog,
 	# and the clock taken then makes the guest crawl. And a CPU may meet the
 	# breakpoint with which another patched the kernel's text, after that is
@@ -189,33 +206,81 @@ boot()
 	# cleared (init_on_alloc): the kernel looks at what is freed only then.
 	if [ "$accel" = tcg ]; then
 		words+=" lpj=10000000 mitigations=off"
-		model+=,erms=off,fsrm=off
+		cpu+=,erms=off,fsrm=off
 	fi
 	# What checks each access takes half of the time of booting to interpret
 	# what the firmware says, of which a guest needs nothing.
 	! grep -qs '^CONFIG_KASAN=y' "$kernel/config" ||
 		words+=" initcall_blacklist=acpi_init pci=off pnpacpi=off"
-	words+=" cowsnap.accel=$accel${shell:+ cowsnap.shell} $append"
+	words+=" cowsnap.accel=$accel${shell:+ cowsnap.shell}${save:+ cowsnap.save} $append"
 	[ ! -t 1 ] || words+=" cowsnap.tty"
-	rm -f "$work/console" "$work/status"
-	set -- "${qemu[@]}" -M q35 -cpu "$model" -nodefaults -no-user-config -display none -no-reboot \
-	       -kernel "$kernel/vmlinuz" -initrd "$work/initramfs" -append "$words" \
-	       -chardev "file,id=console,path=$work/console" -serial chardev:console \
-	       -chardev stdio,id=out,signal=off -serial chardev:out \
+	qemu+=(-M q35 -cpu "$cpu" -nodefaults -no-user-config -display none -no-reboot
+	       -kernel "$kernel/vmlinuz" -initrd "${save:-$work}/initramfs" -append "$words")
+}
+
+boot()
+{
+	local out=stdio,signal=off
+
+	[ -z "$save" ] || out=null
+	rm -f "$work/console" "$work/status" "$work/in"
+	set -- "${qemu[@]}" -chardev "file,id=console,path=$work/console" -serial chardev:console \
+	       -chardev "$out,id=out" -serial chardev:out \
 	       -chardev "file,id=status,path=$work/status" -serial chardev:status
 	if [ -n "$shell" ]; then
 		"$@"
 		return
 	fi
-	timeout -k 5 "$timeout" "$@" </dev/null &
-	guest=$!
+	mkfifo "$work/in"
+	if [ -n "$save" ]; then
+		timeout -k 5 "$timeout" "$@" -monitor stdio <>"$work/in" >"$work/monitor" &
+		guest=$!
+		put_away &
+	elif [ -n "$from" ]; then
+		timeout -k 5 "$timeout" "$@" -incoming "exec:cat '$from/state'" <>"$work/in" &
+		guest=$!
+		wake &
+	else
+		timeout -k 5 "$timeout" "$@" </dev/null &
+		guest=$!
+	fi
 	wait "$guest"
+}
+
+# Wait until the guest says that it waits for a command, see init.sh.
+await_ready()
+{
+	until grep -aqs ready "$work/status"; do
+		kill -0 "$guest" 2>/dev/null || return
+		sleep 0.1
+	done
+}
+
+# Save a guest that has booted, and end it.
+put_away()
+{
+	await_ready || return
+	printf '%s\n' 'migrate_set_parameter max-bandwidth 100G' \
+		"migrate \"exec:cat >'$save/state.new'\"" 'info migrate' quit >"$work/in"
+}
+
+# Send a saved guest its command. While its state is being read it would be lost.
+wake()
+{
+	await_ready || return
+	{ echo -n '!'; wc -c <"$work/command"; cat "$work/command"; } >"$work/in"
+}
+
+# Has the guest been put away?
+is_saved()
+{
+	[ -n "$save" ] && grep -aq 'status: completed' "$work/monitor"
 }
 
 # Did a guest on TCG die before the command began? Then it was the emulator.
 stillborn()
 {
-	[ "$accel" = tcg ] && [ "$ended" = 0 ] && ! grep -aq started "$work/status"
+	[ "$accel" = tcg ] && [ "$ended" = 0 ] && ! is_saved && ! grep -aq started "$work/status"
 }
 
 # Print what the kernel complained about, with its surroundings.
@@ -225,10 +290,26 @@ show_splat()
 	{ grep -aE -B 3 -A 40 "$splats" "$work/console" | head -n 200; } >&2 || true
 }
 
-make_initramfs "$@"
-qemu=(qemu-system-x86_64)
-choose_accel
-add_topology
+# Sets qemu and accel.
+build_machine()
+{
+	[ -z "$save" ] || mkdir -p "$save"
+	make_initramfs "$@"
+	qemu=(qemu-system-x86_64)
+	choose_accel
+	add_topology
+	add_words
+	[ -z "$save" ] || [ "$accel" = tcg ] || wrong "--save is for TCG; with $accel booting takes no longer"
+	[ -z "$save" ] || declare -p qemu accel >"$save/machine"
+}
+
+if [ -n "$from" ]; then
+	write_command "$work/command" "$@"
+	# shellcheck disable=SC1091
+	. "$from/machine"
+else
+	build_machine "$@"
+fi
 for attempt in 1 2 3; do
 	ended=0
 	boot || ended=$?
@@ -239,10 +320,14 @@ for attempt in 1 2 3; do
 	say "the guest did not come up; once more"
 done
 
+if is_saved; then
+	mv "$save/state.new" "$save/state"
+	exit
+fi
 touch "$work/console" "$work/status"
 tr -d '\r' <"$work/console" >"$work/plain" && mv "$work/plain" "$work/console"
 [ -z "$console" ] || cp "$work/console" "$console"
-read -r status taint < <(grep -av started "$work/status") || true
+read -r status taint < <(grep -av 'started\|ready' "$work/status") || true
 
 if grep -aEq "$splats" "$work/console"; then
 	show_splat
