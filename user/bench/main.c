@@ -164,7 +164,7 @@ static void parse_methods(struct bench *b, char *list)
 			if (b->methods[i] == m)
 				die("--methods %s: twice", s);
 		/* Asked for by name, so not just a line in the table. */
-		why = m->missing(0, PAGE_4K);
+		why = method_missing(m, 0, PAGE_4K);
 		if (why)
 			die("method %s is not available here: %s", s, why);
 		b->methods[b->nr_methods++] = m;

@@ -231,7 +231,7 @@ static void threads_run(struct bench *b)
 	const size_t dflt = b->named ? 2 * GIB : env.emulated ? 32 * MIB : 256 * MIB;
 	size_t sizes[32];
 	unsigned int nr = bench_sizes(b, &dflt, 1, sizes), i;
-	const char *why = method_cowsnap.missing(0, PAGE_4K);
+	const char *why = method_missing(&method_cowsnap, 0, PAGE_4K);
 
 	if (!bench_chosen(b, &method_cowsnap))
 		return;
