@@ -92,6 +92,19 @@ bool bench_chosen(const struct bench *b, const struct method *m)
 	return false;
 }
 
+void bench_others(struct bench *b, struct group *g)
+{
+	unsigned int i;
+
+	for (i = 0; i < b->nr_methods; i++) {
+		const struct method *m = b->methods[i];
+
+		/* Variants of it, too, are what is measured here. */
+		if (m != &method_fork && m != &method_cowsnap && !m->variant)
+			group_miss(g, m, "it has none of the module's operations, which this is about");
+	}
+}
+
 /* Why a method has no part in this comparison. */
 static const char *stays_out(const struct turns *t, const struct method *m)
 {

@@ -199,7 +199,8 @@ struct snap {
 };
 
 extern const struct method method_cowsnap, method_cowsnap_release, method_cowsnap_sync;
-extern const struct method method_fork, method_memcpy;
+extern const struct method method_fork, method_memcpy, method_uffd_wp, method_ksm;
+extern const struct method method_mprotect, method_remap_pages, method_reflink;
 extern const struct method method_none;	/* no snapshot: the base line */
 extern const struct method *const methods[];
 extern const unsigned int nr_methods;
@@ -211,6 +212,8 @@ const char *method_missing(const struct method *m, size_t len, enum page_kind pa
 void method_failed(const char *why);
 /* Why, since it was last asked; NULL: no method has. */
 const char *method_failure(void);
+/* How many threads method memcpy copies by. */
+extern unsigned int copy_threads;
 /* A descriptor of /dev/cowsnap, or -1. */
 int cowsnap_device(void);
 const char *snap_take(struct snap *s, const struct method *m, const struct region *src);
@@ -413,6 +416,8 @@ struct turns {
 
 void bench_turns(struct bench *b, const struct turns *t);
 bool bench_chosen(const struct bench *b, const struct method *m);
+/* In workloads of the module's operations: why each other method is not there. */
+void bench_others(struct bench *b, struct group *g);
 /* Options, or the given defaults. */
 unsigned int bench_sizes(struct bench *b, const size_t *dflt, unsigned int nr,
 			 size_t *sizes);

@@ -5,12 +5,18 @@
 
 #include "bench.h"
 
+/* Those with the same kind of region one after the other: it need not be made anew. */
 const struct method *const methods[] = {
 	&method_cowsnap,
 	&method_cowsnap_release,
 	&method_cowsnap_sync,
 	&method_fork,
 	&method_memcpy,
+	&method_uffd_wp,
+	&method_ksm,
+	&method_mprotect,
+	&method_remap_pages,
+	&method_reflink,
 };
 const unsigned int nr_methods = ARRAY_SIZE(methods);
 

@@ -291,6 +291,7 @@ static void ops_one(struct bench *b, size_t size, enum page_kind page)
 	why = bench_chosen(b, &method_cowsnap) ? method_missing(&method_cowsnap, size, page) : NULL;
 	if (why)
 		group_miss(o.g, &method_cowsnap, why);
+	bench_others(b, o.g);
 	run_all(b, &o, &r, &part);
 	group_note(o.g, "fork: makes the child; SYNC: a new one; RELEASE: its exit; UNSHARE: faults of writing all");
 	report_end(&b->report, o.g);
