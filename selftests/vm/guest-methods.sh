@@ -3,7 +3,7 @@
 # Usage: . guest-methods.sh
 # In a guest, where methods.sh put it: provide what methods of cowsnap-bench need
 # and the kernel can do. btrfs on a loop device of $BTRFS_SIZE (1G), most of which
-# is never touched; KSM; userfaultfd. Returns a status.
+# is never touched; KSM; userfaultfd. Returns a status. remove_methods ends it.
 
 provide_btrfs()
 {
@@ -19,6 +19,13 @@ provide_btrfs()
 	"$tools/ld.so" --library-path "$tools" "$tools/mkfs.btrfs" -K /dev/loop0 >/tmp/mkfs.log 2>&1 &&
 	mkdir -p /btrfs && mount -t btrfs /dev/loop0 /btrfs &&
 	export COWSNAP_REFLINK_DIR=/btrfs
+}
+
+remove_methods()
+{
+	[ ! -e /sys/kernel/mm/ksm/run ] || echo 0 >/sys/kernel/mm/ksm/run
+	[ -z "${COWSNAP_REFLINK_DIR:-}" ] ||
+		{ umount /btrfs && losetup -d /dev/loop0 && rm /tmp/btrfs; }
 }
 
 provide_ksm()

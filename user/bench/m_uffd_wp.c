@@ -127,7 +127,8 @@ static void handle_fault(struct watch *w, uint64_t address)
 		return;
 	}
 	save(w, offset);
-	if (protect(w, offset, w->granule, /* on= */false))
+	/* ENOENT: unregistered meanwhile, with which the protection has gone. */
+	if (protect(w, offset, w->granule, /* on= */false) && errno != ENOENT)
 		die("uffd-wp: cannot let a page be written: %s", strerror(errno));
 }
 
