@@ -70,7 +70,7 @@ build_user()
 }
 
 # What cowsnap-bench promises, and what its methods need, for one guest a kernel.
-bench_tests='bench_interrupt_test bench_method_test'
+bench_tests='bench_interrupt_test bench_limit_test bench_method_test'
 build_bench()
 {
 	local test dir=$out/files-bench

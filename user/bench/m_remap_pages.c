@@ -23,6 +23,7 @@
 /* Pages of the file, most of which never exist. */
 #define FILE_PAGES	(1u << 24)
 #define GONE		UINT32_MAX	/* in at[]: not mapped from the file */
+#define BALLAST_PAGES	16
 
 /* A range that is mapped from the file: the source, or a snapshot. */
 struct side {
@@ -42,6 +43,7 @@ struct pool {
 	uint32_t nr_free;	/* of these */
 	uint32_t cursor;
 	bool moved;
+	char *ballast;		/* a mapping a page, thrown overboard to go on without */
 };
 
 /* Not to be touched before it is needed, nor moved. */
@@ -150,12 +152,32 @@ static bool copy_snapshot(struct side *s)
 	return true;
 }
 
-/* A mapping a page is too many: full copies, and the source is its own alone. */
+static void take_ballast(struct pool *p)
+{
+	size_t i;
+
+	p->ballast = reserve_array(BALLAST_PAGES * page_size);
+	for (i = 0; i < BALLAST_PAGES; i += 2)
+		mprotect(p->ballast + i * page_size, page_size, PROT_NONE);
+}
+
+static void drop_ballast(struct pool *p)
+{
+	if (p->ballast)
+		munmap(p->ballast, BALLAST_PAGES * page_size);
+	p->ballast = NULL;
+}
+
+/*
+ * A mapping a page is too many: full copies, and the source is its own alone.
+ * Without the ballast the kernel would refuse the mappings that takes, too.
+ */
 static void give_up(struct pool *p)
 {
 	struct side *s;
 	bool done = true;
 
+	drop_ballast(p);
 	for (s = p->snaps; s; s = s->next)
 		done &= copy_snapshot(s);
 	if (!done || mprotect(p->src.guard.addr, p->src.guard.len, PROT_READ | PROT_WRITE))
@@ -181,6 +203,7 @@ static void write_page(struct guard *g, char *page)
 
 static void free_pool(struct pool *p)
 {
+	drop_ballast(p);
 	munmap(p->users, FILE_PAGES * sizeof(*p->users));
 	munmap(p->src.at, p->src.guard.len / page_size * sizeof(*p->src.at));
 	if (p->fd >= 0)
@@ -214,6 +237,7 @@ static const char *reserve_pool(struct region *r)
 		p->users[i] = 1;
 	}
 	p->top = region_pages(r);
+	take_ballast(p);
 	guard_lock();
 	guard_add(&p->src.guard);
 	guard_unlock();
