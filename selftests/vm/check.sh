@@ -143,7 +143,8 @@ tests_of()
 {
 	local test
 
-	for test in "$out/files/selftests"/*_test $bench_tests; do
+	# Those of the bench first: they want huge pages, of memory that is in one piece yet.
+	for test in $bench_tests "$out/files/selftests"/*_test; do
 		test=${test##*/}
 		[[ -z "${TESTS:-}" || " $TESTS " == *" $test "* ]] || continue
 		if [[ " $1 " == *" $test "* ]]; then

@@ -1,28 +1,28 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 # interrupt.sh COWSNAP-BENCH METHOD...: with each METHOD, a run that is interrupted
-# in the middle ends with 130, has written what it has, and leaves no child, no
-# file, no mount and no other setting behind. What is not available is skipped.
+# in the middle ends with 130, has written what it has, and leaves no child, no file
+# and no other setting behind. What is not available is skipped.
 set -u
 bench=$1
 shift
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/tap.sh"
 
-# All that a method might change outside of its process.
+# What a method might change outside of its process. (Others may mount or make files
+# of their own meanwhile.)
 system_state()
 {
-	cat /proc/mounts
 	grep -H . /sys/kernel/mm/ksm/run /sys/kernel/mm/ksm/pages_to_scan \
 		/sys/kernel/mm/ksm/sleep_millisecs /sys/kernel/mm/ksm/smart_scan \
 		/proc/sys/vm/unprivileged_userfaultfd /proc/sys/vm/max_map_count 2>/dev/null
-	ls -A /dev/shm ${COWSNAP_REFLINK_DIR:+"$COWSNAP_REFLINK_DIR"}
+	[ -z "${COWSNAP_REFLINK_DIR:-}" ] || ls -A "$COWSNAP_REFLINK_DIR"
 }
 
 # Interrupt process $1 some time after it is ready for that; 1 when it never is.
 interrupt()
 {
-	until grep -q '^  command' "$work/out"; do
+	until grep -qs '^  command' "$work/out"; do
 		kill -0 "$1" 2>/dev/null || return 1
 		sleep 0.1
 	done
