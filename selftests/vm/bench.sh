@@ -15,8 +15,9 @@ set -euo pipefail
 series=6.12
 options=(--nodes "${NODES:-2}" --cpus "${CPUS:-4}")
 compare=''
-# Swap, and a control group that can be asked to reclaim.
-before='modprobe brd rd_nr=1 rd_size=131072 && mkswap /dev/ram0 >/dev/null && swapon /dev/ram0 &&
+# What methods need; swap, and a control group that can be asked to reclaim.
+before='BTRFS_SIZE=1536M . /files/methods/guest-methods.sh &&
+	modprobe brd rd_nr=1 rd_size=131072 && mkswap /dev/ram0 >/dev/null && swapon /dev/ram0 &&
 	echo +memory >/sys/fs/cgroup/cgroup.subtree_control && mkdir /sys/fs/cgroup/bench &&
 	echo 0 >/sys/fs/cgroup/bench/cgroup.procs'
 marker='== JSON =='
@@ -48,7 +49,7 @@ fi
 commit=''
 [ -z "$compare" ] || [ "${STORE:-}" != yes ] || commit=$(committed)
 
-"$vm/setup.sh" jq
+"$vm/setup.sh" jq btrfs-progs
 kernel=$("$vm/fetch.sh" "$series")
 out=$top/build/bench
 mkdir -p "$out/files"
@@ -57,6 +58,7 @@ flock 8
 quietly make -C "$top/user" STATIC=1 O="$out/user" bench
 "$vm/build.sh" "$kernel" "$out/module"
 cp "$out/user/cowsnap-bench" "$out/files"
+"$vm/methods.sh" "$out/files/methods"
 
 guest=("$vm/run.sh" --kernel "$kernel" "${options[@]}" --mem "${MEM:-4G}" --timeout 3600
        --module "$out/module/cowsnap.ko" --files "$out/files" --)

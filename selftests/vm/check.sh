@@ -69,6 +69,23 @@ build_user()
 	cp "$vm/guest-check.sh" "$out/files"
 }
 
+# What cowsnap-bench promises, and what its methods need, for one guest a kernel.
+bench_tests='bench_interrupt_test bench_limit_test bench_method_test'
+build_bench()
+{
+	local test dir=$out/files-bench
+
+	make -C "$top/user" STATIC=1 O="$out/user" "$out/user/tests/method_test" &&
+	"$vm/methods.sh" "$dir/methods" &&
+	cp "$out/user/cowsnap-bench" "$out/user/tests/method_test" "$top/user/tests/interrupt.sh" \
+		"$top/user/tests/tap.sh" "$dir/methods" &&
+	strip "$dir/methods/cowsnap-bench" "$dir/methods/method_test" &&
+	mkdir -p "$dir/selftests" &&
+	for test in $bench_tests; do
+		cp "$vm/guest-bench-test.sh" "$dir/selftests/$test" || return
+	done
+}
+
 build_modules()
 {
 	local dir
@@ -126,7 +143,8 @@ tests_of()
 {
 	local test
 
-	for test in "$out/files/selftests"/*_test; do
+	# Those of the bench first: they want huge pages, of memory that is in one piece yet.
+	for test in $bench_tests "$out/files/selftests"/*_test; do
 		test=${test##*/}
 		[[ -z "${TESTS:-}" || " $TESTS " == *" $test "* ]] || continue
 		if [[ " $1 " == *" $test "* ]]; then
@@ -152,11 +170,12 @@ boot_kernel()
 {
 	if [ "$1" = debug ]; then
 		start debug same module "$(tests_of "$same")" --nodes 2
-		start debug faults faults "$(tests_of "$same" -)" --nodes 2
+		start debug faults faults "$(tests_of "$same $bench_tests" -)" --nodes 2
 		return
 	fi
-	start "$1" 2nodes module "$(tests_of fault_test -)" --nodes 2 --cpu max,la57=off
-	start "$1" 1node faults "$(tests_of "$same" -)"
+	start "$1" 2nodes module "$(tests_of fault_test -)" --nodes 2 --cpu max,la57=off \
+		--files "$out/files-bench"
+	start "$1" 1node faults "$(tests_of "$same $bench_tests" -)"
 }
 
 # As soon as kernel $1 is there: its modules and guests.
@@ -197,12 +216,12 @@ at_exit()
 mkdir -p "$out"
 exec 8>"$out/lock"
 flock 8
-rm -rf "$log" "$out/files" "$out"/kernel-* "$out"/fetched-*
+rm -rf "$log" "$out/files" "$out/files-bench" "$out"/kernel-* "$out"/fetched-*
 mkdir -p "$log" "$out/files/selftests"
 trap at_exit EXIT
 trap 'exit 1' INT TERM HUP
 
-"$vm/setup.sh" g++ mandoc
+"$vm/setup.sh" g++ mandoc btrfs-progs
 begin_progress
 read -r -a list <<<"$kernels"
 packaged=()
@@ -211,6 +230,7 @@ for kernel in "${list[@]}"; do
 done
 background fetch_kernels "${packaged[@]}"
 step user build_user
+step bench build_bench
 # Compiled in what the others leave idle.
 [ ${#packaged[@]} = ${#list[@]} ] || background fetch_nicely debug
 step library make -C "$top/user" O="$out/user-shared" check || true

@@ -23,7 +23,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
 . "$vm/debug.sh"
 
-guest_modules=(brd zram loop ext4 kvm_amd)
+guest_modules=(brd zram loop ext4 btrfs kvm_amd)
 # Part of a directory's name: another layout is another directory.
 layout=$(sha256sum <<<"2 ${guest_modules[*]}")
 layout=${layout:0:8}

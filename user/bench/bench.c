@@ -92,6 +92,31 @@ bool bench_chosen(const struct bench *b, const struct method *m)
 	return false;
 }
 
+void bench_others(struct bench *b, struct group *g)
+{
+	unsigned int i;
+
+	for (i = 0; i < b->nr_methods; i++) {
+		const struct method *m = b->methods[i];
+
+		/* Variants of it, too, are what is measured here. */
+		if (m != &method_fork && m != &method_cowsnap && !m->variant)
+			group_miss(g, m, "it has none of the module's operations, which this is about");
+	}
+}
+
+/* Why a method has no part in this comparison. */
+static const char *stays_out(const struct turns *t, const struct method *m)
+{
+	const char *why = method_missing(m, t->src->len, t->src->page);
+
+	if (!why && t->sharing)
+		why = m->single;
+	if (!why && t->sharing && !m->shares)
+		why = "each of its snapshots is a full copy: so many do not fit";
+	return why;
+}
+
 static unsigned int line_up(struct bench *b, const struct turns *t,
 			    const struct method **line)
 {
@@ -101,10 +126,8 @@ static unsigned int line_up(struct bench *b, const struct turns *t,
 		line[nr++] = &method_none;
 	for (i = 0; i < b->nr_methods; i++) {
 		const struct method *m = b->methods[i];
-		const char *why = m->missing(t->src->len, t->src->page);
+		const char *why = stays_out(t, m);
 
-		if (t->sharing && !m->shares)
-			continue;
 		if (m->variant && !(m->variant & t->variants) && !b->methods_named)
 			continue;
 		if (why)
@@ -115,29 +138,51 @@ static unsigned int line_up(struct bench *b, const struct turns *t,
 	return nr;
 }
 
+/* Not its own doing: nothing to compare with. */
+static void discard_figures(struct group *g, const struct method *m)
+{
+	size_t i;
+
+	for (i = 0; i < g->nr; i++)
+		if (g->figures[i].method == m)
+			series_free(&g->figures[i].series);
+}
+
+static void take_turn(const struct turns *t, const struct method *m, bool warm)
+{
+	const char *why = region_for(t->src, m), *failure;
+
+	if (!why)
+		why = t->fn(t->group, m, warm, t->arg);
+	failure = method_failure();
+	if (failure) {
+		discard_figures(t->group, m);
+		why = failure;
+	}
+	if (why && !interrupted())
+		group_miss(t->group, m, why);
+}
+
 void bench_turns(struct bench *b, const struct turns *t)
 {
 	int warmup = b->warmup >= 0 ? b->warmup : !t->no_warmup;
 	int repeat = b->repeat > 0 ? b->repeat : t->repeat;
 	const struct method *line[ARRAY_SIZE(b->methods) + 1];
 	unsigned int nr = line_up(b, t, line), i;
-	const char *why;
 	int turn;
 
 	for (turn = -warmup; turn < repeat; turn++) {
 		for (i = 0; i < nr && !interrupted(); i++) {
-			if (group_misses(t->group, line[i]))
+			const struct method *m = line[i];
+
+			if (group_misses(t->group, m))
+				continue;
+			/* Unless so many were asked for. */
+			if (m->slow && b->repeat <= 0 && turn)
 				continue;
 			progress("%s: %s: %s %d/%d", t->group->workload, t->group->title,
-				 line[i]->name, turn + warmup + 1, warmup + repeat);
-			why = region_restore(t->src);
-			if (why) {
-				group_note(t->group, "ended early: %s", why);
-				return;
-			}
-			why = t->fn(t->group, line[i], turn < 0, t->arg);
-			if (why)
-				group_miss(t->group, line[i], why);
+				 m->name, turn + warmup + 1, warmup + repeat);
+			take_turn(t, m, turn < 0);
 		}
 	}
 }

@@ -6,6 +6,19 @@
  * snapshot, and drops it. For some methods that side is a thread of this
  * process, for fork it is a child; workloads do not know. What runs there gets
  * its arguments and leaves its results in memory from shared_alloc().
+ *
+ * The interface between the two:
+ * - method_missing(m, len, page) tells why m cannot be used for such memory.
+ * - region_for(r, m) makes the source as m needs it: of a memfd or a file for
+ *   some, else private anonymous. It is at another address then; bench_turns()
+ *   calls it before each turn, so a workload reads r->addr in its turn.
+ * - snap_take(), snap_run(), m->drop(): make, read or write, drop. Any number of
+ *   snapshots may live at a time, unless m->single says why only one.
+ * - snap_shared() tells by pagemap how much both sides share; m->shares is what
+ *   the method claims.
+ * - A method that fails where it can tell nobody, in a signal handler, calls
+ *   method_failed(); bench_turns() then discards its figures. Workloads without
+ *   bench_turns() ask method_failure().
  */
 #ifndef BENCH_H
 #define BENCH_H
@@ -30,7 +43,19 @@ extern size_t page_size;
 enum page_kind { PAGE_4K, PAGE_THP, PAGE_HUGETLB, NR_PAGE_KINDS };
 extern const char *const page_names[NR_PAGE_KINDS];
 
-/* Private anonymous memory, all of it written, on one NUMA node (-1: any). */
+struct method;
+struct region;
+
+/* What regions are made of when private anonymous memory will not do. */
+struct backing {
+	/* Fills in addr, map and map_len, but writes no page. NULL, or why not. */
+	const char *(*reserve)(struct region *r);
+	void (*free)(struct region *r);
+	/* It is not as it was when new, and writing to it will not help. NULL: never. */
+	bool (*worn)(const struct region *r);
+};
+
+/* Memory on one NUMA node (-1: any), all of it written. */
 struct region {
 	char *addr;
 	size_t len;
@@ -38,10 +63,14 @@ struct region {
 	int node;
 	void *map;
 	size_t map_len;
+	const struct backing *backing;	/* NULL: private anonymous */
+	void *data;			/* for the backing alone */
 };
 
-/* NULL or the sentence why not. */
+/* Private anonymous memory. NULL or the sentence why not. */
 const char *region_make(struct region *r, size_t len, enum page_kind page, int node);
+/* What len, page and node of r describe, as m needs it, and as region_restore() says. */
+const char *region_for(struct region *r, const struct method *m);
 void region_free(struct region *r);
 /* The same when [addr, addr + len) has been unmapped already. */
 void region_free_slack(struct region *r);
@@ -125,7 +154,16 @@ struct method {
 	bool shares;
 	/* Of another method, which is enough where this does not matter. */
 	enum variant variant;
-	/* NULL, or why it cannot be used for such memory. */
+	/* Why a region has one snapshot at a time; NULL: any number. */
+	const char *single;
+	/* Takes seconds where others take milliseconds: one turn will do. */
+	bool slow;
+	/* Bit n: page kind n. 0: all. */
+	unsigned int pages;
+	const char *why_pages;	/* why not the others */
+	/* What its regions are made of; NULL: private anonymous memory. */
+	const struct backing *backing;
+	/* NULL, or why it cannot be used for such memory; len may be 0. Call method_missing(). */
 	const char *(*missing)(size_t len, enum page_kind page);
 	/* Fill in addr, pid and take_ns. NULL, or why it failed. */
 	const char *(*take)(struct snap *s);
@@ -152,6 +190,7 @@ struct snap {
 	bool unmapped;		/* its side has unmapped all of it */
 
 	/* For the method alone. */
+	void *data;
 	struct region copy;
 	struct child *child;
 	pthread_t thread;
@@ -160,12 +199,21 @@ struct snap {
 };
 
 extern const struct method method_cowsnap, method_cowsnap_release, method_cowsnap_sync;
-extern const struct method method_fork, method_memcpy;
+extern const struct method method_fork, method_memcpy, method_uffd_wp, method_ksm;
+extern const struct method method_mprotect, method_remap_pages, method_reflink;
 extern const struct method method_none;	/* no snapshot: the base line */
 extern const struct method *const methods[];
 extern const unsigned int nr_methods;
 
 const struct method *method_find(const char *name);
+/* NULL, or why it cannot be used for such memory. */
+const char *method_missing(const struct method *m, size_t len, enum page_kind page);
+/* The method at work could not go on: snapshots are right, but made in another way. */
+void method_failed(const char *why);
+/* Why, since it was last asked; NULL: no method has. */
+const char *method_failure(void);
+/* How many threads method memcpy copies by. */
+extern unsigned int copy_threads;
 /* A descriptor of /dev/cowsnap, or -1. */
 int cowsnap_device(void);
 const char *snap_take(struct snap *s, const struct method *m, const struct region *src);
@@ -173,6 +221,12 @@ void snap_run(struct snap *s, side_fn fn, void *arg);
 void snap_drop_part(struct snap *s, size_t offset, size_t len);
 /* The time of it is the caller's to take. After a failure there is no snapshot. */
 const char *snap_renew(struct snap *s);
+/*
+ * Share of pages that are one physical page on both sides, or -1 when the kernel
+ * does not tell. Each page of the snapshot is read before: many methods map it
+ * or make it only then.
+ */
+double snap_shared(struct snap *s);
 /* For methods whose snapshot side is this process. */
 void thread_start(struct snap *s, side_fn fn, void *arg);
 void thread_wait(struct snap *s);
@@ -362,6 +416,8 @@ struct turns {
 
 void bench_turns(struct bench *b, const struct turns *t);
 bool bench_chosen(const struct bench *b, const struct method *m);
+/* In workloads of the module's operations: why each other method is not there. */
+void bench_others(struct bench *b, struct group *g);
 /* Options, or the given defaults. */
 unsigned int bench_sizes(struct bench *b, const size_t *dflt, unsigned int nr,
 			 size_t *sizes);

@@ -97,13 +97,6 @@ static const char *undo_by_sync(struct snap *s)
 	return sync_or_drop(s, s->addr, s->src->addr);
 }
 
-static const char *sync_missing(size_t len, enum page_kind page)
-{
-	if (page == PAGE_HUGETLB)
-		return "SYNC does not take hugetlb memory";
-	return cowsnap_missing(len, page);
-}
-
 const struct method method_cowsnap = {
 	.name = "cowsnap",
 	.help = "COWSNAP_REMAP of /dev/cowsnap; dropped by munmap",
@@ -133,7 +126,9 @@ const struct method method_cowsnap_sync = {
 	.help = "the same; renewed and undone by COWSNAP_SYNC",
 	.shares = true,
 	.variant = VARIANT_RENEW,
-	.missing = sync_missing,
+	.pages = 1 << PAGE_4K | 1 << PAGE_THP,
+	.why_pages = "SYNC does not take it",
+	.missing = cowsnap_missing,
 	.take = cowsnap_take,
 	.start = thread_start,
 	.wait = thread_wait,

@@ -60,13 +60,6 @@ static void __attribute__((noreturn)) run_child(struct snap *s, pid_t parent)
 	_exit(0);
 }
 
-static const char *fork_missing(size_t len, enum page_kind page)
-{
-	(void)len;
-	(void)page;
-	return NULL;
-}
-
 static const char *fork_take(struct snap *s)
 {
 	pid_t parent = getpid(), pid;
@@ -125,7 +118,6 @@ const struct method method_fork = {
 	.name = "fork",
 	.help = "a child holds the snapshot; dropped by its exit",
 	.shares = true,
-	.missing = fork_missing,
 	.take = fork_take,
 	.start = fork_start,
 	.wait = fork_wait,

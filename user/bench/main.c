@@ -22,7 +22,7 @@ static const struct workload *const workloads[] = {
 
 enum {
 	OPT_METHODS = 256, OPT_SIZE, OPT_PAGE, OPT_REPEAT, OPT_WARMUP, OPT_WRITERS,
-	OPT_CHECKPOINTERS, OPT_PATTERN, OPT_NODES, OPT_JSON, OPT_CSV, OPT_LIST,
+	OPT_CHECKPOINTERS, OPT_COPIERS, OPT_PATTERN, OPT_NODES, OPT_JSON, OPT_CSV, OPT_LIST,
 	OPT_HELP, OPT_VERSION,
 };
 
@@ -34,6 +34,7 @@ static const struct option long_options[] = {
 	{ "warmup", required_argument, NULL, OPT_WARMUP },
 	{ "writers", required_argument, NULL, OPT_WRITERS },
 	{ "checkpointers", required_argument, NULL, OPT_CHECKPOINTERS },
+	{ "copiers", required_argument, NULL, OPT_COPIERS },
 	{ "pattern", required_argument, NULL, OPT_PATTERN },
 	{ "nodes", required_argument, NULL, OPT_NODES },
 	{ "json", required_argument, NULL, OPT_JSON },
@@ -57,6 +58,7 @@ static const char help[] =
 "  --warmup N          turns that are not counted; default 1\n"
 "  --writers N         touch, checkpoint: threads that write\n"
 "  --checkpointers N   checkpoint: threads that copy the snapshot out\n"
+"  --copiers N         threads that copy for method memcpy; default 1\n"
 "  --pattern NAME      checkpoint: strided, contiguous or both\n"
 "  --nodes LIST        numa: source:reader:writer, for instance 0:1:0,1:1:0;\n"
 "                      default all combinations\n"
@@ -164,7 +166,7 @@ static void parse_methods(struct bench *b, char *list)
 			if (b->methods[i] == m)
 				die("--methods %s: twice", s);
 		/* Asked for by name, so not just a line in the table. */
-		why = m->missing(0, PAGE_4K);
+		why = method_missing(m, 0, PAGE_4K);
 		if (why)
 			die("method %s is not available here: %s", s, why);
 		b->methods[b->nr_methods++] = m;
@@ -230,6 +232,7 @@ static void parse_options(struct bench *b, int argc, char **argv, struct outputs
 		case OPT_CHECKPOINTERS:
 			b->checkpointers = parse_number(optarg, "checkpointers", 1, 1024);
 			break;
+		case OPT_COPIERS: copy_threads = parse_number(optarg, "copiers", 1, 1024); break;
 		case OPT_PATTERN: b->pattern = parse_pattern(optarg); break;
 		case OPT_NODES: parse_nodes(b, optarg); break;
 		case OPT_JSON: out->json = optarg; break;

@@ -5,12 +5,18 @@
 
 #include "bench.h"
 
+/* Those with the same kind of region one after the other: it need not be made anew. */
 const struct method *const methods[] = {
 	&method_cowsnap,
 	&method_cowsnap_release,
 	&method_cowsnap_sync,
 	&method_fork,
 	&method_memcpy,
+	&method_uffd_wp,
+	&method_ksm,
+	&method_mprotect,
+	&method_remap_pages,
+	&method_reflink,
 };
 const unsigned int nr_methods = ARRAY_SIZE(methods);
 
@@ -22,6 +28,29 @@ const struct method *method_find(const char *name)
 		if (!strcmp(methods[i]->name, name))
 			return methods[i];
 	return NULL;
+}
+
+const char *method_missing(const struct method *m, size_t len, enum page_kind page)
+{
+	if (m->pages && !(m->pages & 1u << page))
+		return sentence("not for %s memory: %s", page_names[page], m->why_pages);
+	return m->missing ? m->missing(len, page) : NULL;
+}
+
+static const char *failure;
+
+/* From a signal handler, too: what comes first stays. */
+void method_failed(const char *why)
+{
+	const char *none = NULL;
+
+	__atomic_compare_exchange_n(&failure, &none, why, false, __ATOMIC_RELAXED,
+				    __ATOMIC_RELAXED);
+}
+
+const char *method_failure(void)
+{
+	return __atomic_exchange_n(&failure, NULL, __ATOMIC_RELAXED);
 }
 
 const char *snap_take(struct snap *s, const struct method *m, const struct region *src)
@@ -52,6 +81,21 @@ const char *snap_renew(struct snap *s)
 	return snap_take(s, s->method, s->src);
 }
 
+static void read_each_page(struct snap *s, void *arg)
+{
+	size_t i;
+
+	(void)arg;
+	for (i = 0; i < s->src->len; i += page_size)
+		(void)*(volatile char *)(s->addr + i);
+}
+
+double snap_shared(struct snap *s)
+{
+	snap_run(s, read_each_page, NULL);
+	return place_shared(s->src, s->pid, s->addr);
+}
+
 static void *run_side(void *p)
 {
 	struct snap *s = p;
@@ -78,13 +122,6 @@ void thread_wait(struct snap *s)
 
 /* No snapshot at all: its "snapshot side" sees the live memory. */
 
-static const char *none_missing(size_t len, enum page_kind page)
-{
-	(void)len;
-	(void)page;
-	return NULL;
-}
-
 static const char *none_take(struct snap *s)
 {
 	(void)s;
@@ -99,7 +136,6 @@ static void none_drop(struct snap *s)
 const struct method method_none = {
 	.name = "none",
 	.help = "no snapshot: the base line",
-	.missing = none_missing,
 	.take = none_take,
 	.start = thread_start,
 	.wait = thread_wait,

@@ -56,29 +56,31 @@ static const char *lacks_hugetlb(size_t len)
 			need, have);
 }
 
-const char *region_reserve(struct region *r, size_t len, enum page_kind page)
+static const char *reserve_anonymous(struct region *r)
 {
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+	enum page_kind page = r->page;
 	size_t slack = page == PAGE_THP ? HUGE_SIZE : 0;
 	const char *why;
 
-	*r = (struct region){ .len = len, .page = page, .node = -1 };
-	if (page != PAGE_4K && len % HUGE_SIZE)
+	if (page != PAGE_4K && r->len % HUGE_SIZE)
 		return sentence("%s: the size must be a multiple of 2 MiB",
 				page_names[page]);
 	if (page == PAGE_HUGETLB) {
-		why = lacks_hugetlb(len);
+		why = lacks_hugetlb(r->len);
 		if (why)
 			return why;
 		/* A reservation would have it copied instead of shared, before 7.3. */
 		flags |= MAP_HUGETLB | MAP_NORESERVE;
 	}
 
-	r->map_len = len + slack;
+	r->map_len = r->len + slack;
 	r->map = mmap(NULL, r->map_len, PROT_READ | PROT_WRITE, flags, -1, 0);
-	if (r->map == MAP_FAILED)
+	if (r->map == MAP_FAILED) {
+		r->map = NULL;
 		return sentence("mmap of %zu MiB: %s", r->map_len / MIB,
 				strerror(errno));
+	}
 	r->addr = slack ? (char *)(((uintptr_t)r->map + slack - 1) & ~(slack - 1)) :
 			  r->map;
 
@@ -91,9 +93,17 @@ const char *region_reserve(struct region *r, size_t len, enum page_kind page)
 	return NULL;
 }
 
+const char *region_reserve(struct region *r, size_t len, enum page_kind page)
+{
+	*r = (struct region){ .len = len, .page = page, .node = -1 };
+	return reserve_anonymous(r);
+}
+
 void region_free(struct region *r)
 {
-	if (r->map && r->map != MAP_FAILED)
+	if (r->map && r->backing)
+		r->backing->free(r);
+	else if (r->map)
 		munmap(r->map, r->map_len);
 	r->map = NULL;
 }
@@ -150,33 +160,53 @@ static const char *populate(struct region *r)
 	return place_verify(r);
 }
 
-const char *region_make(struct region *r, size_t len, enum page_kind page, int node)
+/* By what is described in r already. */
+static const char *make_described(struct region *r)
 {
-	const char *why = region_reserve(r, len, page);
+	const char *why = r->backing ? r->backing->reserve(r) : reserve_anonymous(r);
 
 	if (why)
 		return why;
-	r->node = node;
 	why = populate(r);
 	if (why)
 		region_free(r);
 	return why;
 }
 
-const char *region_restore(struct region *r)
+const char *region_make(struct region *r, size_t len, enum page_kind page, int node)
+{
+	*r = (struct region){ .len = len, .page = page, .node = node };
+	return make_described(r);
+}
+
+static bool is_worn(const struct region *r)
 {
 	/*
 	 * Huge pages that were split stay so, also when MADV_DONTNEED has emptied
 	 * their page tables, and copies stay on the node of whoever wrote: only a
 	 * new mapping is as it was.
 	 */
-	if (!r->map || place_verify(r) ||
-	    (r->page == PAGE_THP && huge_bytes(r->addr) < r->len)) {
+	return place_verify(r) ||
+	       (r->page == PAGE_THP && huge_bytes(r->addr) < r->len) ||
+	       (r->backing && r->backing->worn && r->backing->worn(r));
+}
+
+const char *region_restore(struct region *r)
+{
+	if (!r->map || is_worn(r)) {
 		region_free(r);
-		return region_make(r, r->len, r->page, r->node);
+		return make_described(r);
 	}
 	write_each_page(r);
 	return NULL;
+}
+
+const char *region_for(struct region *r, const struct method *m)
+{
+	if (r->backing != m->backing)
+		region_free(r);
+	r->backing = m->backing;
+	return region_restore(r);
 }
 
 size_t region_pages(const struct region *r)

@@ -30,12 +30,12 @@ static const char *rounds(struct group *g, struct snap *s, bool warm,
 			  struct frequent *f, unsigned int permille)
 {
 	char round[32], renew[32];
-	unsigned int i;
+	unsigned int nr = s->method->slow ? 2 : f->rounds, i;
 
 	snprintf(round, sizeof(round), "round, %g %% written", permille / 10.0);
 	snprintf(renew, sizeof(renew), "of it renewing, %g %%", permille / 10.0);
 	f->look->permille = permille;
-	for (i = 0; i < f->rounds && !interrupted(); i++) {
+	for (i = 0; i < nr && !interrupted(); i++) {
 		const struct method *m = s->method;
 		uint64_t start = now_ns(), written, end;
 		const char *why;

@@ -288,9 +288,10 @@ static void ops_one(struct bench *b, size_t size, enum page_kind page)
 	o.g = report_begin(&b->report, "ops", &p, "%s of %s pages",
 			   size_name(size, name), page_names[page]);
 	group_order(o.g, order, ARRAY_SIZE(order));
-	why = bench_chosen(b, &method_cowsnap) ? method_cowsnap.missing(size, page) : NULL;
+	why = bench_chosen(b, &method_cowsnap) ? method_missing(&method_cowsnap, size, page) : NULL;
 	if (why)
 		group_miss(o.g, &method_cowsnap, why);
+	bench_others(b, o.g);
 	run_all(b, &o, &r, &part);
 	group_note(o.g, "fork: makes the child; SYNC: a new one; RELEASE: its exit; UNSHARE: faults of writing all");
 	report_end(&b->report, o.g);

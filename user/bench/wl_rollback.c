@@ -52,12 +52,12 @@ static const char *rounds(struct group *g, struct snap *s, bool warm, struct rol
 			  unsigned int permille)
 {
 	const struct method *m = s->method;
+	unsigned int nr = m->slow ? 1 : b->rounds, i;
 	char metric[32];
-	unsigned int i;
 
 	snprintf(metric, sizeof(metric), "round, %g %% written", permille / 10.0);
 	b->spec->permille = permille;
-	for (i = 0; i < b->rounds && !interrupted(); i++) {
+	for (i = 0; i < nr && !interrupted(); i++) {
 		uint64_t start = now_ns(), ns;
 		const char *why = m->undo ? write_and_undo(s, permille) :
 				  write_and_discard(m, b);

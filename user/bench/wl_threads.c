@@ -120,6 +120,7 @@ static void workers_one(struct bench *b, struct params *p, struct region *r)
 	o.g = report_begin(&b->report, "threads", p, "%s of %s pages, by one worker and by two",
 			   size_name(r->len, name), page_names[r->page]);
 	compare_workers(b, &o, r);
+	bench_others(b, o.g);
 	group_pages(o.g, NULL, region_pages(r));
 	two = median_of(o.g, "REMAP", &two_workers);
 	if (two > 0)
@@ -214,6 +215,7 @@ static void beside_others(struct bench *b, struct params *p, struct region *r,
 	}
 	stop_running = true;
 	team_join(&team);
+	bench_others(b, o.g);
 	if (why)
 		group_miss(o.g, &method_cowsnap, why);
 	group_pages(o.g, NULL, region_pages(r));
@@ -225,16 +227,35 @@ static void beside_others(struct bench *b, struct params *p, struct region *r,
 	region_free(r);
 }
 
+/* Without the module there is nothing to compare, but each method has its reason. */
+static void leave_out(struct bench *b, const char *why)
+{
+	struct params p = {
+		.page = page_names[PAGE_4K], .src_node = -1, .reader_node = -1,
+		.writer_node = -1,
+	};
+	struct group *g = report_begin(&b->report, "threads", &p, "left out");
+
+	if (bench_chosen(b, &method_cowsnap))
+		group_miss(g, &method_cowsnap, why);
+	if (bench_chosen(b, &method_fork))
+		group_miss(g, &method_fork, "cowsnap, which it would be compared with, is not there");
+	bench_others(b, g);
+	report_end(&b->report, g);
+}
+
 static void threads_run(struct bench *b)
 {
 	/* Two workers pay for much memory only; among others it must not take minutes. */
 	const size_t dflt = b->named ? 2 * GIB : env.emulated ? 32 * MIB : 256 * MIB;
 	size_t sizes[32];
 	unsigned int nr = bench_sizes(b, &dflt, 1, sizes), i;
-	const char *why = method_cowsnap.missing(0, PAGE_4K);
+	const char *why = method_missing(&method_cowsnap, 0, PAGE_4K);
 
-	if (!bench_chosen(b, &method_cowsnap))
+	if (why || !bench_chosen(b, &method_cowsnap)) {
+		leave_out(b, why);
 		return;
+	}
 	place_bind(place_cpu(0));
 	for (i = 0; i < nr && !interrupted(); i++) {
 		struct params p = {
@@ -247,10 +268,6 @@ static void threads_run(struct bench *b)
 			.page = PAGE_4K, .node = p.src_node,
 		};
 
-		if (why) {
-			fprintf(b->report.out, "\nthreads: left out: %s\n", why);
-			return;
-		}
 		workers_one(b, &p, &r);
 		p.size = part.len;
 		if (!interrupted())
