@@ -201,7 +201,8 @@ TEST_F_TIMEOUT(workers, come_to_what_one_comes_to, 120)
 		}
 		tries++;
 	} while (_metadata->exit_code == KSFT_PASS && seconds() < end &&
-		 (tries < 4 || workers_pieces() < before + 20));
+		 (tries < mem_fewer(4) ||
+		  workers_pieces() < before + mem_fewer(20)));
 	TH_LOG("%lu pieces in %u tries; %lu shared, %lu copied, %lu changed, %lu copied, %lu reused",
 	       workers_pieces() - before, tries, (long)others.remap.shared,
 	       (long)others.remap.copied, (long)others.sync.changed,
@@ -214,10 +215,10 @@ TEST_F(workers, leave_small_ranges_alone)
 {
 	long before = workers_pieces();
 	struct cowsnap_remap r;
-	int i;
+	unsigned int i;
 
 	workers_default();
-	for (i = 0; i < 20; i++) {
+	for (i = 0; i < mem_fewer(20); i++) {
 		ASSERT_EQ(0, mem_remap(self->fd, self->src, LEN, NULL, 0, &r));
 		ASSERT_EQ(0, munmap((void *)(uintptr_t)r.dst, LEN));
 	}
@@ -243,7 +244,7 @@ TEST(swapped_pages_are_left_to_the_caller)
 	workers_force(3);
 	src = make_source(false, true);
 	ASSERT_NE(NULL, src);
-	while (times < 5 && seconds() < end) {
+	while (times < (int)mem_fewer(5) && seconds() < end) {
 		dup = mem_dup(fd, src, LEN);
 		ASSERT_NE(NULL, dup);
 		before = workers_pieces();
