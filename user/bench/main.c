@@ -36,8 +36,10 @@ static const struct option long_options[] = {
 
 static const char help[] =
 "usage: cowsnap-bench [OPTION]... [WORKLOAD]...\n"
+"       cowsnap-bench report DIR\n"
 "Compares ways to make a snapshot of memory. Without a WORKLOAD: all of them, at\n"
 "sizes that end within minutes even in an emulated machine.\n"
+"report makes pictures and one page, DIR/report.html, of the results in DIR/*.json.\n"
 "\n"
 "  --methods LIST      of the methods below; default all that are available\n"
 "  --size LIST         bytes with K, M or G, for instance 1M,256M,1G; or any:\n"
@@ -267,6 +269,9 @@ int main(int argc, char **argv)
 	struct bench b = { .repeat = -1, .warmup = -1, .pattern = "both" };
 	struct outputs out = { NULL, NULL };
 	int i;
+
+	if (argc > 1 && !strcmp(argv[1], "report"))
+		return report_pages(argc - 2, argv + 2);
 
 	page_size = sysconf(_SC_PAGESIZE);
 	b.report.out = stdout;
