@@ -377,7 +377,7 @@ bool setting_poke(const char *path, const char *value);
 
 /* Memory blocks: memblock.c. */
 
-const char *memblock_missing(bool offline);
+const char *memblock_missing(bool system);
 /* Of which block memblock_drain() speaks from now on. NULL, or why there is none. */
 const char *memblock_choose(int node);
 void memblock_drain(void);
@@ -422,7 +422,7 @@ struct bench {
 	struct nodes nodes[64];
 	unsigned int nr_nodes;	/* 0: all combinations */
 	bool named;		/* the workload was asked for by name */
-	bool offline;		/* memory of this machine may be taken offline */
+	bool system;		/* settings and memory of this machine are ours to change */
 	struct report report;
 };
 

@@ -10,8 +10,8 @@
 
 enum {
 	OPT_METHODS = 256, OPT_SIZE, OPT_PAGE, OPT_REPEAT, OPT_WARMUP, OPT_WRITERS,
-	OPT_CHECKPOINTERS, OPT_COPIERS, OPT_PATTERN, OPT_NODES, OPT_OFFLINE, OPT_JSON,
-	OPT_CSV, OPT_LIST, OPT_HELP, OPT_VERSION,
+	OPT_CHECKPOINTERS, OPT_COPIERS, OPT_PATTERN, OPT_NODES, OPT_ALLOW_SYSTEM,
+	OPT_JSON, OPT_CSV, OPT_LIST, OPT_HELP, OPT_VERSION,
 };
 
 static const struct option long_options[] = {
@@ -25,7 +25,7 @@ static const struct option long_options[] = {
 	{ "copiers", required_argument, NULL, OPT_COPIERS },
 	{ "pattern", required_argument, NULL, OPT_PATTERN },
 	{ "nodes", required_argument, NULL, OPT_NODES },
-	{ "offline", no_argument, NULL, OPT_OFFLINE },
+	{ "allow-system", no_argument, NULL, OPT_ALLOW_SYSTEM },
 	{ "json", required_argument, NULL, OPT_JSON },
 	{ "csv", required_argument, NULL, OPT_CSV },
 	{ "list", no_argument, NULL, OPT_LIST },
@@ -53,8 +53,9 @@ static const char help[] =
 "  --pattern NAME      checkpoint: strided, contiguous or both\n"
 "  --nodes LIST        numa: source:reader:writer, for instance 0:1:0,1:1:0;\n"
 "                      default all combinations\n"
-"  --offline           migrate, pcp: may take blocks of this machine's memory offline\n"
-"                      for a moment; in the guests of make bench they may anyway\n"
+"  --allow-system      numa, migrate, pcp: may change settings of this machine (KSM,\n"
+"                      NUMA balancing), compact its memory and take blocks of it\n"
+"                      offline for a moment; in the guests of make bench they may\n"
 "  --json FILE         write every figure and the environment; - is stdout\n"
 "  --csv FILE          the same as CSV; the table goes to stderr when one is -\n"
 "  --list              print the names of workloads and methods\n"
@@ -228,7 +229,7 @@ static void parse_options(struct bench *b, int argc, char **argv, struct outputs
 		case OPT_COPIERS: copy_threads = parse_number(optarg, "copiers", 1, 1024); break;
 		case OPT_PATTERN: b->pattern = parse_pattern(optarg); break;
 		case OPT_NODES: parse_nodes(b, optarg); break;
-		case OPT_OFFLINE: b->offline = true; break;
+		case OPT_ALLOW_SYSTEM: b->system = true; break;
 		case OPT_JSON: out->json = optarg; break;
 		case OPT_CSV: out->csv = optarg; break;
 		case OPT_LIST: print_tables(stdout); exit(0);
@@ -283,7 +284,7 @@ int main(int argc, char **argv)
 	parse_options(&b, argc, argv, &out);
 	for (i = optind; i < argc; i++)
 		find_workload(argv[i]);
-	b.offline |= env.guest;
+	b.system |= env.guest;
 	results_open(&b.report, out.json, out.csv);
 	interrupt_init();
 	report_environment(&b.report);

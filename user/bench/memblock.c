@@ -75,14 +75,14 @@ static void put_back(int nr)
 	setting_restore(path);
 }
 
-const char *memblock_missing(bool offline)
+const char *memblock_missing(bool system)
 {
 	char size[32];
 
 	if (geteuid())
 		return "taking memory offline needs root";
-	if (!offline)
-		return "memory of this machine goes offline only with --offline";
+	if (!system)
+		return "would take memory of this machine offline; give --allow-system";
 	if (!setting_read(BLOCKS "/block_size_bytes", size, sizeof(size)))
 		return "this kernel cannot take memory offline";
 	return NULL;

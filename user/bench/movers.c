@@ -21,9 +21,9 @@
 #define KSM_PATIENCE_NS		(20 * 1000000000ull)
 #define BALANCING_NS		(1500 * 1000000ull)
 
-static const char *never_missing(bool offline)
+static const char *never_missing(bool system)
 {
-	(void)offline;
+	(void)system;
 	return NULL;
 }
 
@@ -35,17 +35,18 @@ static const char *move_nothing(struct snap *s)
 	return NULL;
 }
 
-static const char *needs_file(const char *path)
+static const char *needs_file(bool system, const char *path)
 {
+	if (!system)
+		return "would change this machine for all who use it; give --allow-system";
 	if (access(path, W_OK))
 		return sentence("%s: %s", path, strerror(errno));
 	return NULL;
 }
 
-static const char *ksm_missing(bool offline)
+static const char *ksm_missing(bool system)
 {
-	(void)offline;
-	return needs_file(KSM "/run");
+	return needs_file(system, KSM "/run");
 }
 
 static uint64_t ksm_scans(void)
@@ -83,10 +84,9 @@ static const char *move_by_ksm(struct snap *s)
 	return why;
 }
 
-static const char *compaction_missing(bool offline)
+static const char *compaction_missing(bool system)
 {
-	(void)offline;
-	return needs_file(COMPACT);
+	return needs_file(system, COMPACT);
 }
 
 static const char *move_by_compaction(struct snap *s)
@@ -107,17 +107,20 @@ int mover_other_node(int node)
 	return -1;
 }
 
-static const char *balancing_missing(bool offline)
+static const char *balancing_missing(bool system)
 {
-	(void)offline;
 	if (mover_other_node(place_node(0)) < 0)
 		return "needs two nodes with memory";
-	return needs_file(BALANCING);
+	return needs_file(system, BALANCING);
 }
 
 /* Scans come early where debugfs can say so; else it takes its time and moves less. */
-const char *balancing_set(bool on)
+const char *balancing_set(bool on, bool system)
 {
+	const char *why = needs_file(system, BALANCING);
+
+	if (why)
+		return why;
 	if (on) {
 		setting_set(SCHED_DEBUG "/scan_delay_ms", "1");
 		setting_set(SCHED_DEBUG "/scan_period_min_ms", "20");
@@ -142,7 +145,7 @@ static const char *move_by_balancing(struct snap *s)
 
 	if (cpu < 0)
 		return "the other node has no CPU that may be used";
-	why = balancing_set(true);
+	why = balancing_set(/* on= */true, /* system= */true);
 	place_bind(cpu);
 	while (!why && now_ns() - start < BALANCING_NS && !interrupted())
 		for (i = 0; i < s->src->len; i += page_size)
@@ -152,9 +155,9 @@ static const char *move_by_balancing(struct snap *s)
 	return why;
 }
 
-static const char *move_pages_missing(bool offline)
+static const char *move_pages_missing(bool system)
 {
-	(void)offline;
+	(void)system;
 	if (mover_other_node(place_node(0)) < 0)
 		return "needs two nodes with memory";
 	return geteuid() ? "moving pages that others map needs root" : NULL;

@@ -8,7 +8,7 @@
 struct mover {
 	const char *name;
 	/* NULL, or why it cannot be done here. */
-	const char *(*missing)(bool offline);
+	const char *(*missing)(bool system);
 	/* NULL, or why it did not do it. Both sides stay as they are. */
 	const char *(*move)(struct snap *s);
 };
@@ -20,7 +20,7 @@ extern const unsigned int nr_movers;
 int mover_other_node(int node);
 
 /* NULL, or why NUMA balancing cannot be so. */
-const char *balancing_set(bool on);
+const char *balancing_set(bool on, bool system);
 void balancing_restore(void);
 
 #endif

@@ -20,7 +20,7 @@
 
 struct migrate {
 	struct region *r;
-	bool offline;
+	bool system;
 	uint64_t *frames;	/* source and snapshot, before and after: four times */
 	/* The pinned thread. */
 	int cpu;
@@ -186,7 +186,7 @@ static void say_missing(struct group *g, struct migrate *a)
 	unsigned int i;
 
 	for (i = 0; i < nr_movers; i++) {
-		a->missing[i] = movers[i].missing(a->offline);
+		a->missing[i] = movers[i].missing(a->system);
 		if (a->missing[i])
 			a->missing[i] = strdup(a->missing[i]);
 		if (a->missing[i])
@@ -214,7 +214,7 @@ static void migrate_one(struct bench *b, size_t size, enum page_kind page)
 	struct region r = { .len = size, .page = page, .node = p.src_node };
 	int other = mover_other_node(r.node);
 	struct migrate a = {
-		.r = &r, .offline = b->offline,
+		.r = &r, .system = b->system,
 		.cpu = other >= 0 ? place_cpu_on(other, 0) : place_cpu(1),
 	};
 	struct turns t = {

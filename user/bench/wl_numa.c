@@ -51,6 +51,7 @@ struct numa_args {
 	struct region *r;
 	struct nodes nodes;
 	const struct way *way;
+	const char *balancing;
 	struct read_all *read;
 	struct matrix *matrix;
 };
@@ -227,7 +228,7 @@ static void numa_one(struct bench *b, struct region *r, struct numa_args *a)
 	struct params p = {
 		.size = r->len, .page = page_names[r->page], .src_node = a->nodes.src,
 		.reader_node = a->nodes.reader, .writer_node = a->nodes.writer,
-		.policy = a->way->name, .balancing = a->way->balancing ? "on" : "off",
+		.policy = a->way->name, .balancing = a->balancing,
 	};
 	bool many = env.emulated && place_nodes() > 2;
 	struct turns t = {
@@ -262,16 +263,16 @@ static void numa_way(struct bench *b, struct region *r, const struct way *way,
 		     const struct nodes *list, unsigned int nr)
 {
 	struct numa_args a = { .r = r, .way = way, .matrix = matrix_make() };
-	const char *why = balancing_set(way->balancing);
+	const char *why = balancing_set(way->balancing, b->system);
 	unsigned int n;
 	char name[24];
 
-	if (why) {
-		fprintf(b->report.out, "\nnuma: balancing %s: left out: %s\n",
-			way->balancing ? "on" : "off", why);
-		if (way->balancing)
-			goto out;
+	/* Without permission it is as it is; once is enough then. */
+	if (why && way->balancing) {
+		fprintf(b->report.out, "\nnuma: with balancing switched on: not here: %s\n", why);
+		goto out;
 	}
+	a.balancing = why ? env.balancing : way->balancing ? "on" : "off";
 	a.read = shared_alloc(sizeof(*a.read));
 	for (n = 0; n < nr && !interrupted(); n++) {
 		a.nodes = list[n];
@@ -284,7 +285,7 @@ static void numa_way(struct bench *b, struct region *r, const struct way *way,
 		matrix_print(a.matrix, b->report.out,
 			     sentence("%s of %s pages, policy %s, balancing %s",
 				      size_name(r->len, name), page_names[r->page],
-				      way->name, way->balancing ? "on" : "off"));
+				      way->name, a.balancing));
 out:
 	balancing_restore();
 	matrix_free(a.matrix);

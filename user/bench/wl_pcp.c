@@ -195,7 +195,7 @@ static void pcp_one(struct bench *b, size_t size, enum page_kind page)
 		.src = &r, .repeat = env.emulated ? 1 : 3, .no_warmup = env.emulated,
 		.with_none = true, .fn = pcp_turn, .arg = &pcp,
 	};
-	const char *why = memblock_missing(b->offline);
+	const char *why = memblock_missing(b->system);
 	char name[24];
 	struct lists l;
 

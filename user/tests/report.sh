@@ -90,16 +90,21 @@ ok $? "each side has its own figures"
 
 settings="/sys/kernel/mm/ksm/run /sys/kernel/mm/ksm/pages_to_scan /sys/kernel/mm/ksm/sleep_millisecs
 	/proc/sys/kernel/numa_balancing"
+# On somebody's machine nothing is changed at all; in a guest it comes back.
+allow=()
+[ -z "${COWSNAP_ACCEL:-}" ] || allow=(--allow-system)
 # shellcheck disable=SC2086
 before=$(cat $settings 2>&1)
-"$bench" --size 2M --repeat 1 --methods fork,memcpy --json "$work/j" migrate pcp numa >"$work/out" 2>&1
+"$bench" "${allow[@]}" --size 2M --repeat 1 --methods fork,memcpy --json "$work/j" migrate pcp numa >"$work/out" 2>&1
 status=$?
 [ $status = 0 ] || tail -n 20 "$work/out" | sed 's/^/# /'
 ok $status "pages that are moved, per-CPU lists, nodes"
 ! grep -q 'WRONG' "$work/out" && grep -q '^  write, lists full .*none' "$work/out" &&
 	grep -q '^  16 reads, nothing .*fork' "$work/out"
 ok $? "with contents as they were, and figures"
-"$bench" --size 2M --repeat 100000 --methods fork migrate >"$work/out" 2>&1 &
+[ ${#allow[@]} != 0 ] || grep -q '^  offline: not here: .*give --allow-system' "$work/out"
+ok $? "and no memory of this machine offline, unless it may be"
+"$bench" "${allow[@]}" --size 2M --repeat 100000 --methods fork migrate >"$work/out" 2>&1 &
 pid=$!
 sleep 1
 kill -INT $pid
