@@ -22,8 +22,8 @@ options()
 	quick.refcount.*) ;;
 	quick.*)	echo --size 4M ;;
 	create.tcg)	echo --size 1M,4M,16M --page 4k,thp,hugetlb ;;
-	create.icount)	echo --size 256K,1M,4M,16M,64M --page 4k ;;
-	frequent.icount) echo --size 16M ;;
+	create.icount)	echo --size 256K,1M,4M --page 4k ;;
+	frequent.icount) echo --size 2M ;;
 	create.*)	echo --size any --page 4k,thp,hugetlb ;;
 	ops.tcg)	echo --size 8M --page 4k,thp,hugetlb ;;
 	checkpoint.tcg)	echo --size 4M --repeat 2 --warmup 0 ;;

@@ -367,7 +367,7 @@ static void draw_bars(struct plot *p, const struct bars *b)
 		"set yrange [0:%.9g]\nset grid y\nset format y '%s'\n"
 		"set key inside top right Left reverse samplen 1 font ',10' opaque\nplot ",
 		/* Above the bars there is room for the legend. */
-		highest > 0 ? 1.4 * highest : 1, b->times ? plot_time_format(p) : "%.0s %c");
+		highest > 0 ? 1.4 * highest : 1, b->times ? plot_time_format(p) : "%g");
 	for (k = 0; k < ARRAY_SIZE(b->metrics) && b->metrics[k]; k++)
 		fprintf(p->gnuplot, "$b using %u:xtic(1) lc rgb '#%06x' title '%s', ", k + 2,
 			colour[k], b->metrics[k]);
