@@ -4,7 +4,7 @@ KDIR	?= /lib/modules/$(shell uname -r)/build
 PREFIX	?= /usr/local
 export PREFIX DESTDIR
 
-.PHONY: all module user selftests check soak bench bench-count bench-native check-here bench-here install clean help
+.PHONY: all module user selftests check soak bench bench-full report bench-count bench-native check-here bench-here install clean help
 
 all: module user
 
@@ -13,7 +13,9 @@ help:
 	@echo 'make check          all tests, in virtual machines (MUTANTS=no KERNELS="6.1 6.12 7.3"'
 	@echo '                    TESTS="remap_test ..." JOBS=2; selftests/vm/check.sh says what they take)'
 	@echo 'make soak           random operations and foreign programs, for MINUTES=10 in all (KERNELS=... JOBS=2)'
-	@echo 'make bench          cowsnap beside fork, in a virtual machine (BENCH_ARGS=... MEM=4G)'
+	@echo 'make bench          cowsnap beside other ways, a selection, in a virtual machine (BENCH_ARGS=... MEM=4G)'
+	@echo 'make bench-full     every workload with every method, in a virtual machine (NODES=2 CPUS=4 ICOUNT=yes BENCH_ARGS="numa ...")'
+	@echo 'make report         pictures and a page of what bench and bench-full left in build/bench (DIR=... of other results)'
 	@echo 'make bench-count    instructions a page, compared with the stored ones (STORE=yes stores them; BENCH_ARGS=...)'
 	@echo 'make bench-native   inner loops beside the kernel'"'"'s, in user space on this CPU (BENCH_ARGS=...)'
 	@echo 'make check-here     the tests on this machine, with the module loaded'
@@ -38,6 +40,12 @@ soak:
 
 bench:
 	@selftests/vm/bench.sh $(BENCH_ARGS)
+
+bench-full:
+	@selftests/vm/bench.sh --full $(BENCH_ARGS)
+
+report:
+	@selftests/vm/report.sh $(DIR)
 
 bench-count:
 	@selftests/vm/bench.sh --count $(BENCH_ARGS)

@@ -1,12 +1,18 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Usage: bench.sh [--count] [ARGUMENT...]
+# Usage: bench.sh [--count | --full] [ARGUMENT...]
 # Run cowsnap-bench with ARGUMENTs in a guest of the newest supported kernel:
 # 2 NUMA nodes, 4 CPUs, 4 GiB. With --count on one CPU whose clock counts
 # instructions, so that the figures are the same from run to run; without
 # ARGUMENTs those of each operation, which are compared with the stored ones
-# (user/bench/count.sh) and left in build/bench/count.json.
-# Environment: MEM, CPUS, NODES; STORE=yes stores the figures instead.
+# (user/bench/count.sh) and left in build/bench/count.json. With --full each
+# workload runs by itself (user/bench/full.sh; ARGUMENTs are names of workloads),
+# and its figures are left in build/bench/full-NODES/WORKLOAD.json. With nothing at
+# all a selection runs in this way, for less than five minutes; its figures are left
+# in build/bench/quick-NODES.
+# Environment: MEM, CPUS, NODES; STORE=yes stores the figures instead; PATIENCE is
+# how many seconds --full lets one workload run (900); ICOUNT=yes lets it count
+# instructions, on one CPU, into build/bench/full-icount.
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
@@ -37,6 +43,17 @@ split_output()
 		'$0 == marker { json = 1; next } json { print >file; next } { print; fflush() }'
 }
 
+# The same for what full.sh says: each marker names the file that follows it, which
+# has its name when it is there to the end.
+split_results()
+{
+	(cd "$1" && awk '/^== JSON [a-z]+ ==$/ { name = $3 ".json"; file = name ".part"; next }
+			 /^== END ==$/ { close(file); system("mv " file " " name); file = ""; next }
+			 file { print >file; next }
+			 { print; fflush() }')
+	rm -f "$1"/*.part
+}
+
 if [ "${1:-}" = --count ]; then
 	shift
 	options=(--icount)
@@ -49,6 +66,16 @@ fi
 commit=''
 [ -z "$compare" ] || [ "${STORE:-}" != yes ] || commit=$(committed)
 
+full=''
+if [ "${1:-}" = --full ]; then
+	shift
+	full=full
+	[ "${ICOUNT:-}" != yes ] || options=(--icount)
+elif [ $# = 0 ]; then
+	full=quick
+	set -- --quick
+fi
+
 "$vm/setup.sh" jq btrfs-progs
 kernel=$("$vm/fetch.sh" "$series")
 out=$top/build/bench
@@ -57,7 +84,7 @@ exec 8>"$out/lock"
 flock 8
 quietly make -C "$top/user" STATIC=1 O="$out/user" bench
 "$vm/build.sh" "$kernel" "$out/module"
-cp "$out/user/cowsnap-bench" "$out/files"
+cp "$out/user/cowsnap-bench" "$top/user/bench/full.sh" "$out/files"
 "$vm/methods.sh" "$out/files/methods"
 
 guest=("$vm/run.sh" --kernel "$kernel" "${options[@]}" --mem "${MEM:-4G}" --timeout 3600
@@ -65,6 +92,14 @@ guest=("$vm/run.sh" --kernel "$kernel" "${options[@]}" --mem "${MEM:-4G}" --time
 # The kernel tests its ciphers when it has booted, on a CPU that is not idle then.
 settled='while ps | grep -q "[c]ryptomgr_test"; do sleep 1; done'
 command="insmod /cowsnap.ko && $before && $settled && /files/cowsnap-bench ${*@Q}"
+if [ -n "$full" ]; then
+	results=$out/$full-${NODES:-2}
+	[ "${options[0]}" != --icount ] || results=$out/full-icount
+	mkdir -p "$results"
+	"${guest[@]}" "insmod /cowsnap.ko && $before && $settled && ${PATIENCE:+PATIENCE=$PATIENCE }/files/full.sh ${*@Q}" |
+		split_results "$results"
+	exit
+fi
 [ -n "$compare" ] || exec "${guest[@]}" "$command"
 
 rm -f "$out/count.json"

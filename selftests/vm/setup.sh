@@ -18,6 +18,7 @@ packages=(
 	xz-utils kmod cpio busybox-static		# initramfs
 	debootstrap					# compilers of other releases
 	qemu-system-x86
+	gnuplot-nox					# cowsnap-bench report
 )
 
 missing()

@@ -112,6 +112,8 @@ static const char *stays_out(const struct turns *t, const struct method *m)
 
 	if (!why && t->sharing)
 		why = m->single;
+	if (!why && t->sharing && m->slow)
+		why = "each of its snapshots takes seconds: so many would take hours";
 	if (!why && t->sharing && !m->shares)
 		why = "each of its snapshots is a full copy: so many do not fit";
 	return why;
@@ -148,7 +150,8 @@ static void discard_figures(struct group *g, const struct method *m)
 			series_free(&g->figures[i].series);
 }
 
-static void take_turn(const struct turns *t, const struct method *m, bool warm)
+static void take_turn(struct bench *b, const struct turns *t, const struct method *m,
+		      bool warm)
 {
 	const char *why = region_for(t->src, m), *failure;
 
@@ -159,8 +162,11 @@ static void take_turn(const struct turns *t, const struct method *m, bool warm)
 		discard_figures(t->group, m);
 		why = failure;
 	}
-	if (why && !interrupted())
-		group_miss(t->group, m, why);
+	if (!why || interrupted())
+		return;
+	group_miss(t->group, m, why);
+	if (!strncmp(why, "WRONG", 5))
+		b->report.status = 1;
 }
 
 void bench_turns(struct bench *b, const struct turns *t)
@@ -182,7 +188,7 @@ void bench_turns(struct bench *b, const struct turns *t)
 				continue;
 			progress("%s: %s: %s %d/%d", t->group->workload, t->group->title,
 				 m->name, turn + warmup + 1, warmup + repeat);
-			take_turn(t, m, turn < 0);
+			take_turn(b, t, m, turn < 0);
 		}
 	}
 }

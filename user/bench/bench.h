@@ -119,6 +119,8 @@ int place_query(pid_t pid, const char *addr, size_t len, size_t *count, int max)
 const char *place_verify(const struct region *r);
 /* Pages of this process that are in memory, or 0 when the kernel cannot tell. */
 size_t place_present(const char *addr, size_t len);
+/* Frame number of each page, 0 of absent ones; false when the kernel does not tell. */
+bool place_frames(pid_t pid, const char *addr, size_t len, uint64_t *frame);
 /* Share of present pages that are one physical page on both sides, or -1. */
 double place_shared(const struct region *r, pid_t pid, const char *addr);
 
@@ -130,8 +132,12 @@ struct series {
 	bool sorted;
 };
 
+#define NR_QUANTILES	20
+extern const double quantiles[NR_QUANTILES];
+
 struct summary {
 	double median, p99, min, max, mean;
+	double at[NR_QUANTILES];	/* the quantiles above */
 	size_t count;
 };
 
@@ -271,6 +277,7 @@ struct env {
 	char cpu[96];
 	char accel[48];
 	bool emulated, icount;
+	bool guest;		/* that was started for this */
 	unsigned int abi;	/* 0: no module */
 	char module[256];	/* or why there is none */
 	char topology[160];
@@ -287,7 +294,7 @@ void env_init(int argc, char **argv);
 
 /* Results: report.c prints the table, output.c writes JSON and CSV. */
 
-enum unit { UNIT_TIME, UNIT_COUNT, UNIT_PERCENT };
+enum unit { UNIT_TIME, UNIT_COUNT, UNIT_PERCENT, UNIT_MIB };
 
 /* What was held fixed; -1, 0 or NULL is "does not apply". */
 struct params {
@@ -296,6 +303,8 @@ struct params {
 	const char *pattern;
 	unsigned int writers, checkpointers;
 	int src_node, reader_node, writer_node;
+	const char *policy;
+	const char *balancing;
 };
 
 struct figure {
@@ -322,7 +331,9 @@ struct group {
 	size_t nr, cap;
 	struct missing missing[16];
 	unsigned int nr_missing;
-	char note[160];
+	char *notes[16];
+	unsigned int nr_notes;
+	bool silent;		/* not printed: another table tells */
 };
 
 struct report {
@@ -330,6 +341,7 @@ struct report {
 	size_t nr, cap;
 	FILE *out;		/* where the table goes */
 	bool interrupted;
+	void (*save)(void);	/* called when there is more to write than before */
 	int status;		/* of the program, if nothing else goes wrong */
 };
 
@@ -341,7 +353,7 @@ void group_order(struct group *g, const char *const *metrics, size_t nr);
 /* What the figures of a metric, or with NULL all so far, are of. */
 void group_pages(struct group *g, const char *metric, size_t pages);
 void group_miss(struct group *g, const struct method *m, const char *why);
-/* The last line of its table, unless something more important stands there. */
+/* A line below its table; not twice the same. */
 void group_note(struct group *g, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 bool group_misses(const struct group *g, const struct method *m);
@@ -352,6 +364,34 @@ void report_end(struct report *rep, struct group *g);	/* prints it */
 void report_environment(struct report *rep);
 double figure_per_page(const struct figure *f);
 const char *unit_name(enum unit unit);
+const char *emulation_mark(void);	/* with a space before it, or empty */
+
+/* Settings that come back at the end: setting.c. */
+
+/* NULL, or why not. */
+const char *setting_set(const char *path, const char *value);
+void setting_restore(const char *path);
+bool setting_read(const char *path, char *buf, size_t n);
+/* For what is no setting: writing it does something. */
+bool setting_poke(const char *path, const char *value);
+
+/* Memory blocks: memblock.c. */
+
+const char *memblock_missing(bool system);
+/* Of which block memblock_drain() speaks from now on. NULL, or why there is none. */
+const char *memblock_choose(int node);
+void memblock_drain(void);
+/* Offline and back. NULL, or why the block with this page frame has not been so. */
+const char *memblock_cycle(uint64_t frame);
+
+/* What memory costs: memuse.c. */
+
+struct memuse {
+	size_t uss, pss, rss;
+};
+
+bool memuse_of(pid_t pid, const char *addr, size_t len, struct memuse *u);
+size_t thread_faults(void);
 
 void output_json(const struct report *rep, FILE *f);
 void output_csv(const struct report *rep, FILE *f);
@@ -382,6 +422,7 @@ struct bench {
 	struct nodes nodes[64];
 	unsigned int nr_nodes;	/* 0: all combinations */
 	bool named;		/* the workload was asked for by name */
+	bool system;		/* settings and memory of this machine are ours to change */
 	struct report report;
 };
 
@@ -392,7 +433,14 @@ struct workload {
 };
 
 extern const struct workload wl_create, wl_ops, wl_touch, wl_checkpoint, wl_frequent,
-			      wl_rollback, wl_many, wl_threads, wl_numa;
+			      wl_rollback, wl_many, wl_threads, wl_numa, wl_refcount,
+			      wl_migrate, wl_pcp;
+
+extern const struct workload *const workloads[];
+extern const unsigned int nr_workloads;
+
+/* cowsnap-bench report DIR: plot*.c, page.c. Its status. */
+int report_pages(int argc, char **argv);
 
 /*
  * One sample of one method; warm: do not record. Returns NULL, or why the

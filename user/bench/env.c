@@ -73,6 +73,7 @@ static void find_accelerator(bool hypervisor)
 {
 	const char *given = getenv("COWSNAP_ACCEL");
 
+	env.guest = given && *given;
 	env.icount = given && !strcmp(given, "icount");
 	env.emulated = env.icount || (given && !strcmp(given, "tcg")) ||
 		       strstr(env.cpu, "TCG");

@@ -1,29 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
-/* cowsnap-bench: options, and the table of workloads. */
-#include <errno.h>
+/* cowsnap-bench: options, and what is run with them. */
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "bench.h"
-
-static const struct workload *const workloads[] = {
-	&wl_create,
-	&wl_ops,
-	&wl_touch,
-	&wl_checkpoint,
-	&wl_frequent,
-	&wl_rollback,
-	&wl_many,
-	&wl_threads,
-	&wl_numa,
-};
+#include "results.h"
 
 enum {
 	OPT_METHODS = 256, OPT_SIZE, OPT_PAGE, OPT_REPEAT, OPT_WARMUP, OPT_WRITERS,
-	OPT_CHECKPOINTERS, OPT_COPIERS, OPT_PATTERN, OPT_NODES, OPT_JSON, OPT_CSV, OPT_LIST,
-	OPT_HELP, OPT_VERSION,
+	OPT_CHECKPOINTERS, OPT_COPIERS, OPT_PATTERN, OPT_NODES, OPT_ALLOW_SYSTEM,
+	OPT_JSON, OPT_CSV, OPT_LIST, OPT_HELP, OPT_VERSION,
 };
 
 static const struct option long_options[] = {
@@ -37,6 +25,7 @@ static const struct option long_options[] = {
 	{ "copiers", required_argument, NULL, OPT_COPIERS },
 	{ "pattern", required_argument, NULL, OPT_PATTERN },
 	{ "nodes", required_argument, NULL, OPT_NODES },
+	{ "allow-system", no_argument, NULL, OPT_ALLOW_SYSTEM },
 	{ "json", required_argument, NULL, OPT_JSON },
 	{ "csv", required_argument, NULL, OPT_CSV },
 	{ "list", no_argument, NULL, OPT_LIST },
@@ -47,8 +36,10 @@ static const struct option long_options[] = {
 
 static const char help[] =
 "usage: cowsnap-bench [OPTION]... [WORKLOAD]...\n"
+"       cowsnap-bench report DIR\n"
 "Compares ways to make a snapshot of memory. Without a WORKLOAD: all of them, at\n"
 "sizes that end within minutes even in an emulated machine.\n"
+"report makes pictures and one page, DIR/report.html, of the results in DIR/*.json.\n"
 "\n"
 "  --methods LIST      of the methods below; default all that are available\n"
 "  --size LIST         bytes with K, M or G, for instance 1M,256M,1G; or any:\n"
@@ -62,6 +53,9 @@ static const char help[] =
 "  --pattern NAME      checkpoint: strided, contiguous or both\n"
 "  --nodes LIST        numa: source:reader:writer, for instance 0:1:0,1:1:0;\n"
 "                      default all combinations\n"
+"  --allow-system      numa, migrate, pcp: may change settings of this machine (KSM,\n"
+"                      NUMA balancing), compact its memory and take blocks of it\n"
+"                      offline for a moment; in the guests of make bench they may\n"
 "  --json FILE         write every figure and the environment; - is stdout\n"
 "  --csv FILE          the same as CSV; the table goes to stderr when one is -\n"
 "  --list              print the names of workloads and methods\n"
@@ -72,7 +66,7 @@ static void print_tables(FILE *f)
 	unsigned int i;
 
 	fputs("workloads:\n", f);
-	for (i = 0; i < ARRAY_SIZE(workloads); i++)
+	for (i = 0; i < nr_workloads; i++)
 		fprintf(f, "  %-15s %s\n", workloads[i]->name, workloads[i]->help);
 	fputs("methods:\n", f);
 	for (i = 0; i < nr_methods; i++)
@@ -235,6 +229,7 @@ static void parse_options(struct bench *b, int argc, char **argv, struct outputs
 		case OPT_COPIERS: copy_threads = parse_number(optarg, "copiers", 1, 1024); break;
 		case OPT_PATTERN: b->pattern = parse_pattern(optarg); break;
 		case OPT_NODES: parse_nodes(b, optarg); break;
+		case OPT_ALLOW_SYSTEM: b->system = true; break;
 		case OPT_JSON: out->json = optarg; break;
 		case OPT_CSV: out->csv = optarg; break;
 		case OPT_LIST: print_tables(stdout); exit(0);
@@ -250,33 +245,10 @@ static const struct workload *find_workload(const char *name)
 {
 	unsigned int i;
 
-	for (i = 0; i < ARRAY_SIZE(workloads); i++)
+	for (i = 0; i < nr_workloads; i++)
 		if (!strcmp(workloads[i]->name, name))
 			return workloads[i];
 	die("%s: unknown workload; see --list", name);
-}
-
-/* Opened before measuring, so that a bad name does not cost a run. */
-static FILE *open_output(struct bench *b, const char *name)
-{
-	FILE *f;
-
-	if (!name)
-		return NULL;
-	if (!strcmp(name, "-")) {
-		b->report.out = stderr;
-		return stdout;
-	}
-	f = fopen(name, "we");
-	if (!f)
-		die("%s: cannot write: %s", name, strerror(errno));
-	return f;
-}
-
-static void close_output(FILE *f, const char *name)
-{
-	if (f && (fflush(f) || ferror(f)))
-		die("%s: cannot write: %s", name, strerror(errno));
 }
 
 static void run_workloads(struct bench *b, char **names, int nr)
@@ -285,7 +257,7 @@ static void run_workloads(struct bench *b, char **names, int nr)
 
 	b->named = nr > 0;
 	if (!nr) {
-		for (i = 0; i < ARRAY_SIZE(workloads) && !interrupted(); i++)
+		for (i = 0; i < nr_workloads && !interrupted(); i++)
 			workloads[i]->run(b);
 		return;
 	}
@@ -297,8 +269,10 @@ int main(int argc, char **argv)
 {
 	struct bench b = { .repeat = -1, .warmup = -1, .pattern = "both" };
 	struct outputs out = { NULL, NULL };
-	FILE *json, *csv;
 	int i;
+
+	if (argc > 1 && !strcmp(argv[1], "report"))
+		return report_pages(argc - 2, argv + 2);
 
 	page_size = sysconf(_SC_PAGESIZE);
 	b.report.out = stdout;
@@ -310,11 +284,8 @@ int main(int argc, char **argv)
 	parse_options(&b, argc, argv, &out);
 	for (i = optind; i < argc; i++)
 		find_workload(argv[i]);
-	json = open_output(&b, out.json);
-	csv = open_output(&b, out.csv);
-	if (json == stdout && csv == stdout)
-		die("--json - and --csv -: only one of them can have stdout");
-
+	b.system |= env.guest;
+	results_open(&b.report, out.json, out.csv);
 	interrupt_init();
 	report_environment(&b.report);
 	run_workloads(&b, argv + optind, argc - optind);
@@ -323,11 +294,6 @@ int main(int argc, char **argv)
 	b.report.interrupted = interrupted();
 	if (b.report.interrupted)
 		fputs("interrupted: what was measured until then is above\n", b.report.out);
-	if (json)
-		output_json(&b.report, json);
-	if (csv)
-		output_csv(&b.report, csv);
-	close_output(json, out.json);
-	close_output(csv, out.csv);
+	results_close();
 	return b.report.interrupted ? 130 : b.report.status;
 }

@@ -38,7 +38,22 @@ static json_t *json_params(const struct params *p)
 		json_object_set_new(o, "reader_node", json_integer(p->reader_node));
 	if (p->writer_node >= 0)
 		json_object_set_new(o, "writer_node", json_integer(p->writer_node));
+	if (p->policy)
+		json_object_set_new(o, "policy", json_string(p->policy));
+	if (p->balancing)
+		json_object_set_new(o, "balancing", json_string(p->balancing));
 	return o;
+}
+
+/* As [share, value], where there are enough samples to speak of a distribution. */
+static json_t *json_quantiles(const struct summary *sum)
+{
+	json_t *a = json_array();
+	size_t i;
+
+	for (i = 0; i < NR_QUANTILES; i++)
+		json_array_append_new(a, json_pack("[f, f]", quantiles[i], sum->at[i]));
+	return a;
 }
 
 static json_t *json_figure(const struct group *g, const struct figure *f)
@@ -58,6 +73,8 @@ static json_t *json_figure(const struct group *g, const struct figure *f)
 	}
 	if (f->ratio)
 		json_object_set_new(o, "ratio_to_fork", json_real(f->ratio));
+	if (f->sum.count >= NR_QUANTILES)
+		json_object_set_new(o, "quantiles", json_quantiles(&f->sum));
 	return o;
 }
 
@@ -68,9 +85,16 @@ static json_t *json_missing(const struct group *g, const struct missing *m)
 			 "method", m->method->name, "why", m->why);
 }
 
+static json_t *json_note(const struct group *g, const char *note)
+{
+	return json_pack("{s:s, s:o, s:s}", "workload", g->workload,
+			 "params", json_params(&g->params), "note", note);
+}
+
 void output_json(const struct report *rep, FILE *f)
 {
-	json_t *results = json_array(), *missing = json_array(), *root;
+	json_t *results = json_array(), *missing = json_array(), *notes = json_array();
+	json_t *root;
 	size_t i, k;
 
 	for (i = 0; i < rep->nr; i++) {
@@ -81,10 +105,12 @@ void output_json(const struct report *rep, FILE *f)
 				json_array_append_new(results, json_figure(g, &g->figures[k]));
 		for (k = 0; k < g->nr_missing; k++)
 			json_array_append_new(missing, json_missing(g, &g->missing[k]));
+		for (k = 0; k < g->nr_notes; k++)
+			json_array_append_new(notes, json_note(g, g->notes[k]));
 	}
-	root = json_pack("{s:o, s:b, s:o, s:o}", "environment", json_environment(),
+	root = json_pack("{s:o, s:b, s:o, s:o, s:o}", "environment", json_environment(),
 			 "interrupted", rep->interrupted, "results", results,
-			 "not_available", missing);
+			 "not_available", missing, "notes", notes);
 	if (!root || json_dumpf(root, f, JSON_INDENT(1) | JSON_REAL_PRECISION(10)))
 		die("cannot write JSON");
 	fputc('\n', f);
@@ -141,6 +167,8 @@ static void csv_head(FILE *f, const struct group *g, const char *metric,
 	csv_optional(f, p->src_node, p->src_node >= 0);
 	csv_optional(f, p->reader_node, p->reader_node >= 0);
 	csv_optional(f, p->writer_node, p->writer_node >= 0);
+	csv_text(f, p->policy);
+	csv_text(f, p->balancing);
 	csv_text(f, metric);
 	csv_text(f, m->name);
 }
@@ -179,7 +207,7 @@ void output_csv(const struct report *rep, FILE *f)
 	size_t i, k;
 
 	fputs("workload,size,page,pattern,writers,checkpointers,src_node,reader_node,writer_node,"
-	      "metric,method,unit,emulated,count,median,p99,min,max,mean,pages,per_page,"
+	      "policy,balancing,metric,method,unit,emulated,count,median,p99,min,max,mean,pages,per_page,"
 	      "ratio_to_fork,not_available,version,time,command,kernel,abi,module,cpu,"
 	      "accelerator,topology,nodes,cpus,memory,page_size,thp,numa_balancing,clock,clock_ns\n",
 	      f);

@@ -226,6 +226,19 @@ size_t place_present(const char *addr, size_t len)
 	return present;
 }
 
+bool place_frames(pid_t pid, const char *addr, size_t len, uint64_t *frame)
+{
+	size_t nr = len / page_size, i;
+	int fd = open_pagemap(pid);
+	bool told = fd >= 0 && read_entries(fd, addr, frame, nr);
+
+	/* Without CAP_SYS_ADMIN all frame numbers read 0. */
+	for (i = 0; i < nr; i++)
+		frame[i] = told && (frame[i] & PM_PRESENT) ? frame[i] & PM_PFN : 0;
+	close(fd);
+	return told;
+}
+
 double place_shared(const struct region *r, pid_t pid, const char *addr)
 {
 	int src = open_pagemap(0), snap = open_pagemap(pid);

@@ -7,6 +7,8 @@
 
 #include "bench.h"
 
+#define MOST_COLUMNS	110
+
 struct figure *group_figure(struct group *g, const char *metric,
 			    const struct method *m, enum unit unit)
 {
@@ -72,11 +74,17 @@ void group_note(struct group *g, const char *fmt, ...)
 {
 	va_list ap;
 
-	if (g->note[0])
-		return;
+	char note[240];
+	unsigned int i;
+
 	va_start(ap, fmt);
-	vsnprintf(g->note, sizeof(g->note), fmt, ap);
+	vsnprintf(note, sizeof(note), fmt, ap);
 	va_end(ap);
+	for (i = 0; i < g->nr_notes; i++)
+		if (!strcmp(g->notes[i], note))
+			return;
+	if (g->nr_notes < ARRAY_SIZE(g->notes))
+		g->notes[g->nr_notes++] = strdup(note);
 }
 
 struct group *report_begin(struct report *rep, const char *workload,
@@ -112,6 +120,8 @@ const char *unit_name(enum unit unit)
 		return "count";
 	if (unit == UNIT_PERCENT)
 		return "%";
+	if (unit == UNIT_MIB)
+		return "MiB";
 	return env.icount ? "instr" : "ns";
 }
 
@@ -157,7 +167,7 @@ static struct scale scale_of(const struct group *g, const char *metric)
 	return scale_for(base);
 }
 
-static const char *emulation_mark(void)
+const char *emulation_mark(void)
 {
 	return env.icount ? " (icount)" : env.emulated ? " (emulated)" : "";
 }
@@ -174,7 +184,7 @@ static void print_row(FILE *out, const struct group *g, const struct figure *f,
 		      bool first)
 {
 	struct scale scale = { 1, "" };
-	char a[24], b[24], c[24], unit[32], page[32] = "-", ratio[32] = "-";
+	char a[24], b[24], c[24], unit[32], page[40] = "-", ratio[32] = "-";
 
 	if (f->unit == UNIT_TIME) {
 		scale = scale_of(g, f->metric);
@@ -199,28 +209,37 @@ static void print_row(FILE *out, const struct group *g, const struct figure *f,
 		number(f->sum.max / scale.by, c), f->sum.count, unit, page, ratio);
 }
 
-/* All methods in one line: where there is one value and no ratio to speak of. */
+static void one_value(const struct figure *f, char *item, size_t n)
+{
+	if (f->sum.median < 0)
+		snprintf(item, n, " %s cannot tell (needs root) ", f->method->name);
+	else
+		snprintf(item, n, " %s %.4g%s ", f->method->name, f->sum.median,
+			 f->unit == UNIT_PERCENT ? " %" : f->unit == UNIT_MIB ? " MiB" : "");
+}
+
+/* All methods in one line, or in few: where there is one value and no ratio to speak of. */
 static void print_line(FILE *out, const struct group *g, size_t from)
 {
 	size_t i;
 
-	fprintf(out, "  %-21s", g->figures[from].metric);
+	int at = fprintf(out, "  %-21s", g->figures[from].metric);
+	char item[80];
+
 	for (i = from; i < g->nr; i++) {
 		const struct figure *f = &g->figures[i];
 
 		if (!f->sum.count || strcmp(f->metric, g->figures[from].metric))
 			continue;
-		fprintf(out, "%s %s ", i == from ? "" : " ", f->method->name);
-		if (f->sum.median < 0)
-			fputs("cannot tell (needs root)", out);
-		else
-			fprintf(out, "%.4g%s", f->sum.median,
-				f->unit == UNIT_PERCENT ? " %" : "");
+		one_value(f, item, sizeof(item));
+		if (at + strlen(item) > MOST_COLUMNS)
+			at = fprintf(out, "\n  %-21s", "") - 1;
+		at += fprintf(out, "%s", item);
 	}
 	fputc('\n', out);
 }
 
-/* Percentages, and counts when there was nothing to count. */
+/* Percentages, sizes, and counts when there was nothing to count. */
 static bool fits_a_line(const struct group *g, size_t from)
 {
 	size_t i;
@@ -259,6 +278,17 @@ static bool metric_seen(const struct group *g, size_t upto)
 	return false;
 }
 
+static bool has_samples(const struct group *g, size_t from)
+{
+	size_t i;
+
+	for (i = from; i < g->nr; i++)
+		if (g->figures[i].sum.count &&
+		    !strcmp(g->figures[i].metric, g->figures[from].metric))
+			return true;
+	return false;
+}
+
 static void print_group(FILE *out, const struct group *g)
 {
 	size_t i;
@@ -267,7 +297,7 @@ static void print_group(FILE *out, const struct group *g)
 	fprintf(out, "  %-21s %-15s %9s %9s %9s %5s %-15s %11s %6s\n", "what", "method",
 		"median", "p99", "max", "n", "unit", "per page", "x fork");
 	for (i = 0; i < g->nr; i++) {
-		if (metric_seen(g, i))
+		if (metric_seen(g, i) || !has_samples(g, i))
 			continue;
 		if (fits_a_line(g, i))
 			print_line(out, g, i);
@@ -277,8 +307,8 @@ static void print_group(FILE *out, const struct group *g)
 	for (i = 0; i < g->nr_missing; i++)
 		fprintf(out, "  %s: not available here: %s\n",
 			g->missing[i].method->name, g->missing[i].why);
-	if (g->note[0])
-		fprintf(out, "  %s\n", g->note);
+	for (i = 0; i < g->nr_notes; i++)
+		fprintf(out, "  %s\n", g->notes[i]);
 	fflush(out);
 }
 
@@ -293,15 +323,17 @@ void report_end(struct report *rep, struct group *g)
 		struct figure *f = &g->figures[i];
 		double base = fork_median(g, f->metric);
 
-		if (base > 0 && f->unit != UNIT_PERCENT)
+		if (base > 0 && (f->unit == UNIT_TIME || f->unit == UNIT_COUNT))
 			f->ratio = f->sum.median / base;
 		any |= f->sum.count > 0;
 		/* A run may take many samples: only the summary stays. */
 		series_free(&f->series);
 	}
 	progress_clear();
-	if (any || g->nr_missing)
+	if ((any || g->nr_missing) && !g->silent)
 		print_group(rep->out, g);
+	if (rep->save)
+		rep->save();
 }
 
 void report_environment(struct report *rep)

@@ -30,6 +30,12 @@ static int compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+/* What is written of each series: enough to draw its distribution. */
+const double quantiles[NR_QUANTILES] = {
+	0, 0.01, 0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95,
+	0.98, 0.99, 0.995, 0.999, 1,
+};
+
 /* Nearest rank: always a value that was measured. */
 static double quantile(const struct series *s, double q)
 {
@@ -58,5 +64,7 @@ struct summary series_summary(struct series *s)
 	sum.median = s->nr % 2 ? s->v[s->nr / 2] :
 		     (s->v[s->nr / 2 - 1] + s->v[s->nr / 2]) / 2;
 	sum.p99 = quantile(s, 0.99);
+	for (i = 0; i < NR_QUANTILES; i++)
+		sum.at[i] = quantile(s, quantiles[i]);
 	return sum;
 }

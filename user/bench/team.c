@@ -44,6 +44,7 @@ void interrupt_init(void)
 	stop = shared_alloc(page_size);
 	sigaction(SIGINT, &sa, NULL);
 	sigaction(SIGTERM, &sa, NULL);
+	sigaction(SIGHUP, &sa, NULL);
 }
 
 static void *run_worker(void *p)

@@ -133,6 +133,7 @@ static const char *residual(struct group *g, const struct method *m, bool warm,
 			    struct checkpoint *c)
 {
 	struct usage before, after;
+	uint64_t start, ns;
 	const char *why;
 	struct snap s;
 	size_t i;
@@ -145,12 +146,15 @@ static const char *residual(struct group *g, const struct method *m, bool warm,
 	m->drop(&s);
 
 	before = usage_now();
+	start = now_ns();
 	for (i = 0; i < c->r->len; i += page_size)
 		*(volatile uint64_t *)(c->r->addr + i) = i;
+	ns = now_ns() - start;
 	after = usage_now();
-	if (!warm)
-		group_add(g, "faults after the drop", m, UNIT_COUNT,
-			  after.minor - before.minor);
+	if (warm)
+		return NULL;
+	group_add(g, "faults after the drop", m, UNIT_COUNT, after.minor - before.minor);
+	group_add(g, "writes after the drop", m, UNIT_TIME, ns);
 	return NULL;
 }
 
@@ -199,7 +203,7 @@ static void checkpoint_one(struct bench *b, struct region *r, bool strided)
 	unsigned int writers = b->writers ? b->writers : 2;
 	static const char *const order[] = {
 		"snapshot made", "checkpoint complete", "workers done", "user time",
-		"system time",
+		"system time", "writes after the drop",
 	};
 	struct params p = {
 		.size = r->len, .page = page_names[r->page],
@@ -227,6 +231,7 @@ static void checkpoint_one(struct bench *b, struct region *r, bool strided)
 	group_order(t.group, order, ARRAY_SIZE(order));
 	bench_turns(b, &t);
 	group_pages(t.group, "faults after the drop", region_pages(r));
+	group_pages(t.group, "writes after the drop", region_pages(r));
 	group_pages(t.group, "minor faults", region_pages(r));
 	group_note(t.group, "faults and times of all threads and children; \"none\" works without a snapshot");
 	report_end(&b->report, t.group);

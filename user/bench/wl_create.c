@@ -134,11 +134,9 @@ out:
 
 static int turns_for(size_t size)
 {
-	if (size <= 16 * MIB)
-		return env.emulated ? 10 : 50;
-	if (size <= 256 * MIB)
-		return env.emulated ? 3 : 20;
-	return env.emulated ? 3 : 10;
+	if (env.emulated)
+		return 3;
+	return size <= 16 * MIB ? 50 : size <= 256 * MIB ? 20 : 10;
 }
 
 static void create_one(struct bench *b, size_t size, enum page_kind page)
@@ -185,8 +183,8 @@ static void create_run(struct bench *b)
 	place_bind(place_cpu_on(place_node(0), 0));
 	for (k = 0; k < nr_pages; k++)
 		for (i = 0; i < nr && !interrupted(); i++) {
-			/* Of the default sizes, those that hold such pages. */
-			if (pages[k] != PAGE_4K && !b->nr_sizes && sizes[i] < HUGE_SIZE)
+			/* Of several sizes, those that hold such pages. */
+			if (pages[k] != PAGE_4K && nr > 1 && sizes[i] < HUGE_SIZE)
 				continue;
 			create_one(b, sizes[i], pages[k]);
 		}

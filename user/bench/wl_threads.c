@@ -216,7 +216,7 @@ static void beside_others(struct bench *b, struct params *p, struct region *r,
 	stop_running = true;
 	team_join(&team);
 	bench_others(b, o.g);
-	if (why)
+	if (why && !interrupted())
 		group_miss(o.g, &method_cowsnap, why);
 	group_pages(o.g, NULL, region_pages(r));
 	ours = median_of(o.g, "UNSHARE, copy", &method_cowsnap);

@@ -64,7 +64,8 @@ assert [(r["workload"], r["method"], r["not_available"]) for r in missing] == \
        [(m["workload"], m["method"], m["why"]) for m in run["not_available"]]
 assert len(rows) == len(run["results"]) and not any(None in r or None in r.values() for r in rows)
 assert {r["workload"] for r in rows} == {"create", "ops", "touch", "checkpoint", "frequent",
-                                         "rollback", "many", "numa"}
+                                         "rollback", "many", "numa", "refcount", "migrate",
+                                         "pcp"}
 for r, f in zip(rows, run["results"]):
     assert r["metric"] == f["metric"] and r["kernel"] == run["environment"]["kernel"]
     assert float(r["median"]) == f["median"] and int(r["count"]) == f["count"] > 0
