@@ -92,13 +92,43 @@ void *mem_map_offset(size_t len, size_t align, size_t offset)
 	return p;
 }
 
+static bool starts_table(const char *p)
+{
+	return !((uintptr_t)p % MEM_HUGE);
+}
+
+/*
+ * The inaccessible pages have the page tables of what is between them: tables of
+ * another mapping beside them would stay for their sake when that is unmapped.
+ */
+static char *find_alone(size_t len, size_t spare)
+{
+	size_t size = len + spare + 2 * MEM_PAGE;
+	char *start = map_anon(NULL, size, PROT_NONE, MAP_NORESERVE);
+	char *p = start + MEM_PAGE, *end;
+
+	if (!start)
+		return NULL;
+	while (starts_table(p) || starts_table(p + len))
+		p += MEM_PAGE;
+	end = p + len + MEM_PAGE;
+	if (end > start + size) {
+		munmap(start, size);
+		return NULL;
+	}
+	munmap(start, p - MEM_PAGE - start);
+	munmap(end, start + size - end);
+	return p;
+}
+
 void *mem_map_alone(size_t len)
 {
-	char *p = map_anon(NULL, len + 2 * MEM_PAGE, PROT_NONE, MAP_NORESERVE);
+	char *p = find_alone(len, 0);
 
 	if (!p)
+		p = find_alone(len, 2 * MEM_PAGE);
+	if (!p)
 		return NULL;
-	p += MEM_PAGE;
 	if (!map_anon(p, len, PROT_READ | PROT_WRITE, MAP_FIXED))
 		return NULL;
 	madvise(p, len, MADV_NOHUGEPAGE);
