@@ -6,7 +6,9 @@
 #ifndef COWSNAP_SELFTESTS_ACCOUNT_H
 #define COWSNAP_SELFTESTS_ACCOUNT_H
 
+#include <linux/membarrier.h>
 #include <sched.h>
+#include <sys/syscall.h>
 
 #include "kernel.h"
 
@@ -69,9 +71,12 @@ static inline long exact_charge(const struct cgroup *cg, long pages)
 /* What a group is charged when nothing is under way: the smallest of a few. */
 static inline long settled_charge(const struct cgroup *cg)
 {
-	long charge = cgroup_read(cg, "memory.current") / (long)MEM_PAGE, now;
+	long charge, now;
 	int i;
 
+	/* Page tables are freed after a grace period. */
+	syscall(__NR_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
+	charge = cgroup_read(cg, "memory.current") / (long)MEM_PAGE;
 	for (i = mem_fewer(5); i; i--) {
 		now = exact_charge(cg, charge - 1);
 		charge = now < charge ? now : charge;

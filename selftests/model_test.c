@@ -341,10 +341,23 @@ static void disturb(const struct world *t, const pid_t *pids, uint64_t *random)
 
 #define KHUGEPAGED	"/sys/kernel/mm/transparent_hugepage/khugepaged/"
 
+/* Eager, or again as it was. */
 static void khugepaged(bool eager)
 {
-	mem_write(KHUGEPAGED "scan_sleep_millisecs", eager ? "10" : "10000");
-	mem_write(KHUGEPAGED "alloc_sleep_millisecs", eager ? "10" : "60000");
+	static const char *const files[] = {
+		KHUGEPAGED "scan_sleep_millisecs",
+		KHUGEPAGED "alloc_sleep_millisecs",
+	};
+	static long before[2];
+	char text[24];
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		if (eager)
+			before[i] = mem_read_long(files[i]);
+		snprintf(text, sizeof(text), "%ld", eager ? 10 : before[i]);
+		mem_write(files[i], text);
+	}
 }
 
 /*

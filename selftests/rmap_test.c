@@ -461,7 +461,7 @@ TEST_F(rmap, swapoff_brings_both_sides_back)
 	dup = mem_dup(self->fd, self->src, LEN);
 	more = mem_dup(self->fd, dup, LEN);
 	ASSERT_TRUE(dup && more);
-	alarm(20);	/* a leaked entry keeps swapoff going for ever */
+	alarm(20 * mem_slowness());	/* a leaked entry keeps swapoff going for ever */
 	err = swapoff(path);
 	alarm(0);
 	EXPECT_EQ(0, err);

@@ -164,7 +164,7 @@ start()
 	local name=$1-$2
 
 	[ "$1" != debug ] || set -- "$@" --timeout 2400
-	[ -z "$4" ] || spawn boot "$name" "$1" "$3" "$4" --timeout 900 "${@:5}"
+	[ -z "$4" ] || spawn boot "$name" "$1" "$3" "$4" --timeout 1800 "${@:5}"
 }
 
 # The guests of kernel $1.

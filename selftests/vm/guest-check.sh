@@ -4,7 +4,7 @@
 # In a guest: load /cowsnap.ko, provide swap, run the programs in
 # /files/selftests (all of them, or those named; of a program all tests, the one
 # named, or those of a variant), unload the module. Results are TAP lines; the status is 1 when one
-# is `not ok`. A program has COWSNAP_TEST_TIMEOUT seconds (600). What a kernel
+# is `not ok`. A program has COWSNAP_TEST_TIMEOUT seconds (1200). What a kernel
 # with checks has to say at the end, leaks and lockdep, is a result as well.
 
 dir=/files/selftests
@@ -13,7 +13,7 @@ kmemleak=/sys/kernel/debug/kmemleak
 failed=0
 # How much slower than others a kernel with all checks is.
 [ ! -e $kmemleak ] || export COWSNAP_SLOWNESS="${COWSNAP_SLOWNESS:-5}"
-limit=${COWSNAP_TEST_TIMEOUT:-$((600 * ${COWSNAP_SLOWNESS:-1}))}
+limit=${COWSNAP_TEST_TIMEOUT:-$((1200 * ${COWSNAP_SLOWNESS:-1}))}
 
 result()
 {
@@ -31,6 +31,8 @@ setup()
 	mkswap /dev/ram0 >/dev/null &&
 	swapon /dev/ram0 &&
 	echo madvise >/sys/kernel/mm/transparent_hugepage/enabled &&
+	# It would make huge what tests have taken apart; tests of it wake it.
+	echo 100000000 >/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs &&
 	# Its faults would be counted with ours; tests of it switch it on.
 	{ [ ! -e /proc/sys/kernel/numa_balancing ] ||
 		echo 0 >/proc/sys/kernel/numa_balancing; } &&
