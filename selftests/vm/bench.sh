@@ -21,11 +21,13 @@ set -euo pipefail
 series=6.12
 options=(--nodes "${NODES:-2}" --cpus "${CPUS:-4}")
 compare=''
-# What methods need; swap, and a control group that can be asked to reclaim.
+# What methods need; swap, and a control group that can be asked to reclaim. NUMA
+# balancing takes rights from entries, by chance; workloads about it switch it on.
 before='BTRFS_SIZE=1536M . /files/methods/guest-methods.sh &&
 	modprobe brd rd_nr=1 rd_size=131072 && mkswap /dev/ram0 >/dev/null && swapon /dev/ram0 &&
 	echo +memory >/sys/fs/cgroup/cgroup.subtree_control && mkdir /sys/fs/cgroup/bench &&
-	echo 0 >/sys/fs/cgroup/bench/cgroup.procs'
+	echo 0 >/sys/fs/cgroup/bench/cgroup.procs &&
+	{ [ ! -e /proc/sys/kernel/numa_balancing ] || echo 0 >/proc/sys/kernel/numa_balancing; }'
 marker='== JSON =='
 
 # What the stored figures will be said to belong to.
