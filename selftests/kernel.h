@@ -248,7 +248,7 @@ static inline bool ksm_check(const void *p, size_t len, unsigned int seed)
 static inline bool ksm_merge(void *p, size_t len)
 {
 	char *a = p, *b = a + len / 2;
-	double end = seconds() + 8;
+	double end = seconds() + 8 * mem_slowness();
 
 	if (madvise(p, len, MADV_MERGEABLE) || !ksm_start())
 		return false;
