@@ -137,7 +137,7 @@ static unsigned long same_entries(const struct diff *d, unsigned long at,
 	if (!d->same_file)
 		return 0;
 	return hot_same(entry_at(&d->a, at), entry_at(&d->b, at),
-			(len - at) / PAGE_SIZE) * PAGE_SIZE;
+			(len - at) / PAGE_SIZE, /* dirty= */false) * PAGE_SIZE;
 }
 
 static bool same_content(const struct diff *d, struct content a, struct content b)

@@ -119,6 +119,12 @@ static inline bool entries_are_present(unsigned long common)
 	return common & _PAGE_PRESENT;
 }
 
+/* Are they all dirty? */
+static inline bool entries_are_dirty(unsigned long common)
+{
+	return entry_is_dirty(native_make_pte(common));
+}
+
 /*
  * Bits that differ in one of several pairs of entries, one of which is present:
  * is the other one not, or of another page?
@@ -200,6 +206,11 @@ static inline unsigned long entry_value(pte_t *ptep)
 
 /* Which bits say so is not known here: look at them one by one. */
 static inline bool entries_are_present(unsigned long common)
+{
+	return false;
+}
+
+static inline bool entries_are_dirty(unsigned long common)
 {
 	return false;
 }

@@ -162,27 +162,30 @@ static __always_inline bool hot_none_at_once(pte_t *ptep)
  * takes more than a look at all of them at once to say so.
  */
 static __always_inline bool hot_same_at_once(const struct frames *f, pte_t *a,
-					     pte_t *b)
+					     pte_t *b, bool dirty)
 {
 	unsigned long differ = 0, common = ~0UL;
 	unsigned int i;
 
 #pragma GCC unroll 8
 	for (i = 0; i < HOT_AT_ONCE; i++) {
-		unsigned long value = entry_value(a + i);
+		unsigned long value = entry_value(b + i);
 
 		common &= value;
-		differ |= value ^ entry_value(b + i);
+		differ |= value ^ entry_value(a + i);
 	}
 	if (likely(entries_are_present(common)))
-		return !entries_differ(f, differ);
+		return !entries_differ(f, differ) &&
+		       (!dirty || entries_are_dirty(common));
 	return !differ && hot_none_at_once(a);
 }
 
-static __always_inline bool hot_same_one(const struct frames *f, pte_t a, pte_t b)
+static __always_inline bool hot_same_one(const struct frames *f, pte_t a, pte_t b,
+					 bool dirty)
 {
 	if (entry_is_usual(a))
-		return entries_share_page(f, a, b);
+		return entries_share_page(f, a, b) &&
+		       (!dirty || entry_is_dirty(b));
 	return entry_is_none(a) && entry_is_none(b);
 }
 
@@ -191,22 +194,25 @@ static __always_inline bool hot_same_one(const struct frames *f, pte_t a, pte_t 
  * @a: entries of one side
  * @b: entries of the other
  * @nr: how many
+ * @dirty: entries of @b for a page are to be dirty, too
  *
  * Touches no struct page.
  *
  * Return: how many from the first on are the same present page, or nothing; the
  * next one takes more than a look at the entries.
  */
-static __always_inline unsigned int hot_same(pte_t *a, pte_t *b, unsigned int nr)
+static __always_inline unsigned int hot_same(pte_t *a, pte_t *b, unsigned int nr,
+					     bool dirty)
 {
 	const struct frames f = frames_of_memory();
 	unsigned int i = 0, end;
 
 	do {
-		while (i + HOT_AT_ONCE <= nr && hot_same_at_once(&f, a + i, b + i))
+		while (i + HOT_AT_ONCE <= nr && hot_same_at_once(&f, a + i, b + i, dirty))
 			i += HOT_AT_ONCE;
 		end = min(i + HOT_AT_ONCE, nr);
-		while (i < end && hot_same_one(&f, ptep_get(a + i), ptep_get(b + i)))
+		while (i < end &&
+		       hot_same_one(&f, ptep_get(a + i), ptep_get(b + i), dirty))
 			i++;
 	} while (i == end && i < nr);
 	return i;

@@ -271,6 +271,7 @@ static int read_request(const struct command *cmd, void __user *arg,
 				    min_t(size_t, usize, cmd->size));
 	if (err)
 		return err;
+	req->size = usize;	/* the caller may have changed it meanwhile */
 	*size = min_t(size_t, usize, cmd->size);
 	return check_tail(arg, cmd->size, usize);
 }

@@ -233,6 +233,21 @@ static bool is_synced(struct cowsnap_walk *walk, pte_t src, pte_t dst)
 					is_empty(walk->dst_vma, dst));
 }
 
+/*
+ * The destination has that page already, and is to hold it as if it were shared
+ * now: MADV_FREE may have marked it there since.
+ */
+static void keep_synced(pte_t dst)
+{
+	struct folio *folio;
+
+	if (!pte_present(dst) || pte_special(dst) || pte_dirty(dst))
+		return;
+	folio = page_folio(pte_page(dst));
+	if (folio_test_anon(folio))
+		cowsnap_keep_content(folio);
+}
+
 static unsigned int sync_ptes(struct cowsnap_walk *walk,
 			      const struct cowsnap_span *span)
 {
@@ -240,11 +255,12 @@ static unsigned int sync_ptes(struct cowsnap_walk *walk,
 	pte_t *src = span->src_pte, *dst = span->dst_pte;
 
 	for (i = 0; i < nr; i++) {
-		i += hot_same(src + i, dst + i, nr - i);
+		i += hot_same(src + i, dst + i, nr - i, /* dirty= */true);
 		if (i == nr)
 			break;
-		if (!is_synced(walk, ptep_get(src + i), ptep_get(dst + i)) &&
-		    !sync_entry(walk, span->src + i * PAGE_SIZE, src + i, dst + i))
+		if (is_synced(walk, ptep_get(src + i), ptep_get(dst + i)))
+			keep_synced(ptep_get(dst + i));
+		else if (!sync_entry(walk, span->src + i * PAGE_SIZE, src + i, dst + i))
 			break;
 	}
 	return i;

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 
 #include "kernel.h"
+#include "ops.h"
 #include "uring.h"
 #include "harness.h"
 
@@ -92,6 +93,28 @@ TEST_F(reclaim, duplicate_of_freed_pages_keeps_what_it_held)
 	/* Nothing was reclaimed yet: that instant had the content. */
 	ASSERT_TRUE(mem_check(dup, LEN, SEED));
 	reclaim_some(&self->cg);
+	EXPECT_TRUE(mem_check(dup, LEN, SEED));
+}
+
+/*
+ * The page is the snapshot's already, and nothing is to be done but to keep it:
+ * else reclaim takes it from the source after all, which comes first.
+ */
+TEST_F(reclaim, freed_pages_rolled_back_keep_what_they_hold)
+{
+	char *src = mem_map_alone(LEN), *dup;
+	struct cowsnap_sync s;
+
+	ASSERT_NE(NULL, src);
+	mem_fill(src, LEN, SEED);
+	mem_drain();
+	dup = mem_dup(self->fd, src, LEN);
+	ASSERT_NE(NULL, dup);
+	ASSERT_EQ(0, madvise(src, LEN, MADV_FREE));
+	ASSERT_EQ(0, op_sync(self->fd, dup, src, LEN, &s));
+	EXPECT_EQ(0, s.changed);
+	reclaim_some(&self->cg);
+	EXPECT_TRUE(mem_check(src, LEN, SEED));
 	EXPECT_TRUE(mem_check(dup, LEN, SEED));
 }
 

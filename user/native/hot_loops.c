@@ -26,7 +26,7 @@ static unsigned int share_table(struct work *work, const struct tables *t)
 static unsigned int compare_table(struct work *work, const struct tables *t)
 {
 	(void)work;
-	return hot_same(t->src, t->dst, PTRS_PER_PTE);
+	return hot_same(t->src, t->dst, PTRS_PER_PTE, /* dirty= */true);
 }
 
 static void put_pages(struct work *work)
