@@ -105,15 +105,21 @@ static bool is_same(unsigned int i)
 			      ((a ^ b) & PTE_PFN_MASK) == 0);
 }
 
+static bool is_clean(unsigned int i)
+{
+	return dst[i].pte && !(dst[i].pte & _PAGE_DIRTY_BITS);
+}
+
 /* The zero page may be looked at more closely, or not. */
-static bool ends_rightly(unsigned int first, unsigned int nr)
+static bool ends_rightly(unsigned int first, unsigned int nr, bool dirty)
 {
 	unsigned int i;
 
 	for (i = first; i < first + nr; i++)
-		if (!is_same(i))
+		if (!is_same(i) || (dirty && is_clean(i)))
 			return false;
-	return i == NR_ENTRIES || !is_same(i) || src[i].pte & _PAGE_SPECIAL;
+	return i == NR_ENTRIES || !is_same(i) || (dirty && is_clean(i)) ||
+	       src[i].pte & _PAGE_SPECIAL;
 }
 
 /* Tables that agree for a while: up to a random entry, or from holes on. */
@@ -135,6 +141,8 @@ static void make_pairs(void)
 	i = below(NR_ENTRIES);
 	if (odd == 24)
 		expected.src[i] = expected.dst[i] = random_entry(2);
+	if (one_in(2))
+		expected.dst[below(NR_ENTRIES)].pte &= ~_PAGE_DIRTY_BITS;
 }
 
 static void same_ends_where_two_entries_differ(void)
@@ -142,15 +150,15 @@ static void same_ends_where_two_entries_differ(void)
 	bool good = true;
 
 	for (unsigned int i = 0; i < 10 * NR_TABLES; i++) {
-		unsigned int first = one_in(2) ? 0 : below(NR_ENTRIES);
+		unsigned int first = one_in(2) ? 0 : below(NR_ENTRIES), nr;
+		bool dirty = one_in(2);
 
 		make_pairs();
 		copy_world();
-		good = ends_rightly(first, hot_same(src + first, dst + first,
-						    NR_ENTRIES - first)) &&
-		       is_as_expected() && good;
+		nr = hot_same(src + first, dst + first, NR_ENTRIES - first, dirty);
+		good = ends_rightly(first, nr, dirty) && is_as_expected() && good;
 	}
-	ok(good, "same: ends at the first entries that differ, changes nothing");
+	ok(good, "same: ends at the first entries that differ, or one that is clean");
 }
 
 /*
