@@ -80,11 +80,11 @@ struct child {
 	int go, done;
 };
 
-/* A child that reads the range when told to, and once more says so. */
-static bool start_child(struct child *child, const char *p, size_t len)
+/* A child that runs @fn, with the other ends of @child's pipes. */
+static bool start(struct child *child, void (*fn)(char *p, size_t len, int go, int done),
+		  char *p, size_t len)
 {
 	int go[2], done[2];
-	char c;
 
 	if (pipe(go) || pipe(done))
 		return false;
@@ -92,11 +92,7 @@ static bool start_child(struct child *child, const char *p, size_t len)
 	if (!child->pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		close(go[1]);
-		while (read(go[0], &c, 1) == 1) {
-			c = read_all(p, len);
-			if (write(done[1], &c, 1) != 1)
-				break;
-		}
+		fn(p, len, go[0], done[1]);
 		_exit(0);
 	}
 	close(go[0]);
@@ -104,6 +100,23 @@ static bool start_child(struct child *child, const char *p, size_t len)
 	child->go = go[1];
 	child->done = done[0];
 	return child->pid > 0;
+}
+
+static void read_when_told(char *p, size_t len, int go, int done)
+{
+	char c;
+
+	while (read(go, &c, 1) == 1) {
+		c = read_all(p, len);
+		if (write(done, &c, 1) != 1)
+			break;
+	}
+}
+
+/* A child that reads the range when told to, and once more says so. */
+static bool start_child(struct child *child, char *p, size_t len)
+{
+	return start(child, read_when_told, p, len);
 }
 
 static bool child_reads(struct child *child)
@@ -344,27 +357,21 @@ static bool is_in_row(const char *p)
 	return !(swap_slot(p) % (MTHP_LEN / MEM_PAGE));
 }
 
+static void drop_at_once(char *p, size_t len, int go, int done)
+{
+	char c;
+
+	madvise(p, len, MADV_DONTNEED);
+	c = write(done, "", 1);
+	_exit(read(go, &c, 1));
+}
+
 /* A child that has dropped what it has mapped, and lives on. */
 static bool start_dropper(struct child *child, char *p, size_t len)
 {
-	int go[2], done[2];
 	char c;
 
-	if (pipe(go) || pipe(done))
-		return false;
-	child->pid = fork();
-	if (!child->pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		close(go[1]);
-		madvise(p, len, MADV_DONTNEED);
-		c = write(done[1], "", 1);
-		_exit(read(go[0], &c, 1));
-	}
-	close(go[0]);
-	close(done[1]);
-	child->go = go[1];
-	child->done = done[0];
-	return child->pid > 0 && read(child->done, &c, 1) == 1;
+	return start(child, drop_at_once, p, len) && read(child->done, &c, 1) == 1;
 }
 
 /*

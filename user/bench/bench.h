@@ -237,6 +237,9 @@ double snap_shared(struct snap *s);
 void thread_start(struct snap *s, side_fn fn, void *arg);
 void thread_wait(struct snap *s);
 
+/* Of methods whose snapshot is memory of its own: what is left of s->copy goes. */
+void copy_drop(struct snap *s);
+
 /* Work: team.c. */
 
 /* Memory that both sides see, for arguments and results. Zeroed. */

@@ -161,17 +161,6 @@ static const char *ksm_take(struct snap *s)
 	return why;
 }
 
-static void ksm_drop(struct snap *s)
-{
-	uint64_t start = now_ns();
-
-	if (s->unmapped)
-		region_free_slack(&s->copy);
-	else
-		region_free(&s->copy);
-	s->drop_ns = now_ns() - start;
-}
-
 /*
  * Private anonymous memory as for others, but theirs must not be mergeable: fork
  * would have the kernel look after the child's for KSM.
@@ -211,5 +200,5 @@ const struct method method_ksm = {
 	.take = ksm_take,
 	.start = thread_start,
 	.wait = thread_wait,
-	.drop = ksm_drop,
+	.drop = copy_drop,
 };

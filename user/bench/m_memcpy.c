@@ -61,17 +61,6 @@ static const char *memcpy_take(struct snap *s)
 	return NULL;
 }
 
-static void memcpy_drop(struct snap *s)
-{
-	uint64_t start = now_ns();
-
-	if (s->unmapped)
-		region_free_slack(&s->copy);
-	else
-		region_free(&s->copy);
-	s->drop_ns = now_ns() - start;
-}
-
 static const char *memcpy_renew(struct snap *s)
 {
 	copy_all(s->addr, s->src->addr, s->src->len);
@@ -91,7 +80,7 @@ const struct method method_memcpy = {
 	.take = memcpy_take,
 	.start = thread_start,
 	.wait = thread_wait,
-	.drop = memcpy_drop,
+	.drop = copy_drop,
 	.renew = memcpy_renew,
 	.undo = memcpy_undo,
 };

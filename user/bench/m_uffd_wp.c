@@ -249,10 +249,7 @@ static void uffd_drop(struct snap *s)
 {
 	uint64_t start = now_ns();
 
-	if (s->unmapped)
-		region_free_slack(&s->copy);
-	else
-		region_free(&s->copy);
+	copy_drop(s);
 	end_watch(s);
 	s->drop_ns = now_ns() - start;
 }

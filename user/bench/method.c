@@ -120,6 +120,17 @@ void thread_wait(struct snap *s)
 	pthread_join(s->thread, NULL);
 }
 
+void copy_drop(struct snap *s)
+{
+	uint64_t start = now_ns();
+
+	if (s->unmapped)
+		region_free_slack(&s->copy);
+	else
+		region_free(&s->copy);
+	s->drop_ns = now_ns() - start;
+}
+
 /* No snapshot at all: its "snapshot side" sees the live memory. */
 
 static const char *none_take(struct snap *s)

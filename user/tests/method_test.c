@@ -103,16 +103,23 @@ static bool while_filling(struct snap *s, uint64_t seed, side_fn fn, struct read
 	return r->held && region_holds(f.addr, f.len, seed);
 }
 
+/* A snapshot of memory that holds seed 1. */
+static const char *take_filled(struct snap *s, const struct method *m, struct region *r)
+{
+	const char *why = region_for(r, m);
+
+	if (why)
+		return why;
+	region_fill(r->addr, span(r), 1);
+	return snap_take(s, m, r);
+}
+
 static const char *keeps_apart(const struct method *m, struct region *r)
 {
 	struct reading *shared = shared_alloc(sizeof(*shared));
-	const char *why = region_for(r, m);
 	struct snap s;
+	const char *why = take_filled(&s, m, r);
 
-	if (!why) {
-		region_fill(r->addr, span(r), 1);
-		why = snap_take(&s, m, r);
-	}
 	if (!why) {
 		shared->seed = 1;
 		if (!while_filling(&s, 2, read_side, shared))
@@ -161,13 +168,9 @@ static void store_side(struct snap *s, void *arg)
 static const char *stores_what_is_stored(const struct method *m, struct region *r)
 {
 	struct reading *shared = shared_alloc(sizeof(*shared));
-	const char *why = region_for(r, m);
 	struct snap s;
+	const char *why = take_filled(&s, m, r);
 
-	if (!why) {
-		region_fill(r->addr, span(r), 1);
-		why = snap_take(&s, m, r);
-	}
 	if (!why) {
 		shared->seed = 1;
 		store_words(r->addr, span(r));
@@ -302,13 +305,9 @@ out:
 static const char *renews_and_undoes(const struct method *m, struct region *r)
 {
 	struct reading *shared = shared_alloc(sizeof(*shared));
-	const char *why = region_for(r, m);
 	struct snap s;
+	const char *why = take_filled(&s, m, r);
 
-	if (!why) {
-		region_fill(r->addr, span(r), 1);
-		why = snap_take(&s, m, r);
-	}
 	if (!why) {
 		region_fill(r->addr, span(r), 2);
 		why = snap_renew(&s);
