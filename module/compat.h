@@ -782,11 +782,17 @@ static inline bool cowsnap_hugetlb_is_owner(struct vm_area_struct *vma)
 	       (unsigned long)vma->vm_private_data & COWSNAP_HUGETLB_OWNER;
 }
 
-/* vm_private_data without a reservation. */
-static inline void *cowsnap_hugetlb_lost_mark(struct vm_area_struct *vma)
+/* Has an owner taken pages from it? */
+static inline bool cowsnap_hugetlb_has_lost(struct vm_area_struct *vma)
 {
-	return (void *)((unsigned long)vma->vm_private_data &
-			COWSNAP_HUGETLB_LOST);
+	return (unsigned long)READ_ONCE(vma->vm_private_data) &
+	       COWSNAP_HUGETLB_LOST;
+}
+
+/* Of a vma without a reservation. */
+static inline void cowsnap_hugetlb_set_lost(struct vm_area_struct *vma)
+{
+	WRITE_ONCE(vma->vm_private_data, (void *)COWSNAP_HUGETLB_LOST);
 }
 
 static inline pte_t cowsnap_huge_ptep_get(struct mm_struct *mm,

@@ -118,9 +118,6 @@ static bool must_copy(struct cowsnap_walk *walk)
  * @vma: in no tree yet, a copy of @src_vma with its final addresses and offset
  * @src_vma: private
  *
- * A vma that has lost pages to an owner (see above) is marked so, and its
- * missing pages are SIGBUS instead of zeroes: so they are in the duplicate.
- *
  * Return: 0, or an error that has taken no reference.
  */
 int cowsnap_open_hugetlb(struct vm_area_struct *vma,
@@ -131,7 +128,7 @@ int cowsnap_open_hugetlb(struct vm_area_struct *vma,
 	if (IS_ERR(file))
 		return PTR_ERR(file);
 	vma->vm_file = file;
-	vma->vm_private_data = cowsnap_hugetlb_lost_mark(src_vma);
+	vma->vm_private_data = NULL;
 	return 0;
 }
 
@@ -160,6 +157,19 @@ static void find_src(struct cowsnap_walk *walk, unsigned long addr,
 static pte_t src_entry(struct cowsnap_walk *walk, const struct pair *pair)
 {
 	return cowsnap_huge_ptep_get(walk->op->mm, pair->src, pair->src_pte);
+}
+
+/*
+ * A vma that has lost pages to an owner (see above) is marked so, and its missing
+ * pages are SIGBUS instead of zeroes: so they are in the duplicate. An owner in
+ * another mm takes them without the mmap lock of this one, marks the vma, and
+ * empties the entry: to be asked after the entry was found empty.
+ */
+static void take_lost_mark(struct cowsnap_walk *walk)
+{
+	smp_rmb();
+	if (cowsnap_hugetlb_has_lost(walk->src_vma))
+		cowsnap_hugetlb_set_lost(walk->dst_vma);
 }
 
 /* All page tables of 1 GiB pages have one lock, those of 2 MiB one or two. */
@@ -246,14 +256,7 @@ static int wait_for_migration(void)
 	return -EAGAIN;
 }
 
-/**
- * cowsnap_share_hugetlb - first pass: share a page, or protect it
- * @walk: both vmas are write-locked
- * @addr: of the page in the source
- *
- * Return: 0, -EAGAIN to be called again, or -ENOMEM.
- */
-int cowsnap_share_hugetlb(struct cowsnap_walk *walk, unsigned long addr)
+static int share_one(struct cowsnap_walk *walk, unsigned long addr)
 {
 	struct pair pair;
 	pte_t entry;
@@ -275,6 +278,21 @@ int cowsnap_share_hugetlb(struct cowsnap_walk *walk, unsigned long addr)
 		err = share_absent(walk, &pair, entry);
 	unlock_pair(&pair);
 	return err == -EAGAIN ? wait_for_migration() : err;
+}
+
+/**
+ * cowsnap_share_hugetlb - first pass: share a page, or protect it
+ * @walk: both vmas are write-locked
+ * @addr: of the page in the source
+ *
+ * Return: 0, -EAGAIN to be called again, or -ENOMEM.
+ */
+int cowsnap_share_hugetlb(struct cowsnap_walk *walk, unsigned long addr)
+{
+	int err = share_one(walk, addr);
+
+	take_lost_mark(walk);
+	return err;
 }
 
 /* As unprotect_src() of share.c: the page is the source's alone. */
@@ -361,17 +379,11 @@ static int copy_locked(struct cowsnap_walk *walk, const struct pair *pair,
 	return 0;
 }
 
-/**
- * cowsnap_copy_hugetlb - second pass: copy a page that the first one has left
- * @walk: both vmas are write-locked
- * @addr: of the page in the source
- *
+/*
  * The page cannot be copied under the locks, nor be allocated. It may move
  * meanwhile; nobody can write to it, see the head of share.c.
- *
- * Return: 0, -EAGAIN to be called again, or an error.
  */
-int cowsnap_copy_hugetlb(struct cowsnap_walk *walk, unsigned long addr)
+static int copy_left(struct cowsnap_walk *walk, unsigned long addr)
 {
 	struct folio *copy = NULL, *from;
 	struct pair pair;
@@ -403,6 +415,21 @@ int cowsnap_copy_hugetlb(struct cowsnap_walk *walk, unsigned long addr)
 		}
 	}
 	return todo == -EAGAIN ? wait_for_migration() : todo;
+}
+
+/**
+ * cowsnap_copy_hugetlb - second pass: copy a page that the first one has left
+ * @walk: both vmas are write-locked
+ * @addr: of the page in the source
+ *
+ * Return: 0, -EAGAIN to be called again, or an error.
+ */
+int cowsnap_copy_hugetlb(struct cowsnap_walk *walk, unsigned long addr)
+{
+	int err = copy_left(walk, addr);
+
+	take_lost_mark(walk);
+	return err;
 }
 
 /* What is mapped at an address. */

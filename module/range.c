@@ -89,7 +89,7 @@ static enum cowsnap_reason vma_refusal(struct vm_area_struct *vma)
 	if (vma->vm_flags & (VM_PFNMAP | VM_IO | VM_MIXEDMAP))
 		return COWSNAP_REASON_PFNMAP;
 	if (is_vm_hugetlb_page(vma))
-		return cowsnap_hugetlb_refusal(vma);
+		return COWSNAP_REASON_NONE;
 	if (vma->vm_flags & VM_WIPEONFORK)
 		return COWSNAP_REASON_WIPEONFORK;
 	if (vma->vm_flags & VM_SHADOW_STACK)

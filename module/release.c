@@ -170,6 +170,15 @@ static bool is_whole(struct cowsnap_op *op)
 	return first->vm_start == op->dst && last->vm_end == op->dst + op->len;
 }
 
+/* As munmap() counts: what is cut out of the middle of a mapping leaves two. */
+static bool within_map_count(struct cowsnap_op *op)
+{
+	struct vm_area_struct *vma = find_vma(op->mm, op->dst);
+
+	return vma->vm_start == op->dst || vma->vm_end <= op->dst + op->len ||
+	       op->mm->map_count < *ksym_data(sysctl_max_map_count);
+}
+
 static int unmap(struct cowsnap_op *op, struct release *release,
 		 struct list_head *uf)
 {
@@ -178,6 +187,9 @@ static int unmap(struct cowsnap_op *op, struct release *release,
 
 	if (cowsnap_killed())
 		return cowsnap_refuse(op, op->dst, COWSNAP_REASON_SIGNAL, -EINTR);
+	if (!within_map_count(op))
+		return cowsnap_refuse(op, op->dst, COWSNAP_REASON_MAP_COUNT,
+				      -ENOMEM);
 	if (cowsnap_fault())
 		return cowsnap_refuse(op, op->dst, COWSNAP_REASON_NO_MEMORY,
 				      -ENOMEM);

@@ -106,6 +106,20 @@ static void count_vma(struct cowsnap_op *op, struct vm_area_struct *vma,
 		op->nr_account += nr;
 }
 
+/* Only who makes a duplicate cares about owners of hugetlb memory, see there. */
+static int check_src_vma(struct cowsnap_op *op, struct vm_area_struct *vma,
+			 unsigned long start, unsigned long end)
+{
+	enum cowsnap_reason reason = COWSNAP_REASON_NONE;
+	int err = cowsnap_check_vma(op, vma, start, end);
+
+	if (!err && is_vm_hugetlb_page(vma))
+		reason = cowsnap_hugetlb_refusal(vma);
+	if (reason)
+		return cowsnap_refuse(op, start, reason, -EOPNOTSUPP);
+	return err;
+}
+
 static int check_src(struct cowsnap_op *op)
 {
 	unsigned long addr = op->src, end = op_src_end(op);
@@ -121,7 +135,7 @@ static int check_src(struct cowsnap_op *op)
 		if (!vma || vma->vm_start >= end)
 			return 0;
 		addr = max(addr, vma->vm_start);
-		err = cowsnap_check_vma(op, vma, addr, min(end, vma->vm_end));
+		err = check_src_vma(op, vma, addr, min(end, vma->vm_end));
 		if (err)
 			return err;
 		count_vma(op, vma, (min(end, vma->vm_end) - addr) >> PAGE_SHIFT);

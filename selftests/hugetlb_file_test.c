@@ -4,6 +4,7 @@
  * one range.
  */
 #include "hugepool.h"
+#include "ops.h"
 #include "harness.h"
 
 /* Files: of a memfd everybody sees the pages that nobody wrote privately. */
@@ -99,6 +100,29 @@ TEST_F(memfd, with_a_reservation_is_shared_or_refused)
 	}
 	EXPECT_TRUE(check_page(src, MEM_HUGE, 1));
 	EXPECT_TRUE(pool_is(MEM_HUGE, POOL - 1, 2));
+}
+
+/* A stranger's reservation concerns only who wants another duplicate. */
+TEST_F(memfd, with_a_strangers_reservation_only_remap_is_refused)
+{
+	char *src = map_memfd(self->file, MAP_PRIVATE | MAP_NORESERVE), *dup;
+	struct cowsnap_range range;
+	struct cowsnap_release r;
+	struct cowsnap_unshare u;
+	struct cowsnap_diff d;
+
+	ASSERT_NE(NULL, src);
+	fill_page(src, MEM_HUGE, 1);
+	dup = mem_dup(self->fd, src, 3 * MEM_HUGE);
+	ASSERT_NE(NULL, dup);
+	ASSERT_NE(NULL, map_memfd(self->file, MAP_PRIVATE));
+	EXPECT_EQ(self->shares_reserved, !!mem_dup(self->fd, src, 3 * MEM_HUGE));
+	EXPECT_EQ(0, op_diff(self->fd, src, dup, 3 * MEM_HUGE, &range, 1, &d));
+	EXPECT_EQ(0, d.nr);
+	EXPECT_EQ(0, op_unshare(self->fd, dup, 3 * MEM_HUGE, 0, &u));
+	EXPECT_EQ(MEM_HUGE / MEM_PAGE, u.copied);
+	EXPECT_EQ(0, op_release(self->fd, src, dup, 3 * MEM_HUGE, &r));
+	EXPECT_TRUE(check_page(src, MEM_HUGE, 1));
 }
 
 /* All kinds in one range: each as it is alone. */

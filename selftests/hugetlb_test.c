@@ -324,6 +324,78 @@ TEST_F_TIMEOUT(pages, lost_pages_are_lost_in_the_duplicate, 90)
 	EXPECT_EQ(0, status);
 }
 
+/* Of a duplicate that is made while an owner takes pages, for both processes. */
+struct taking {
+	int ready, taken;
+	int made;		/* duplicates */
+	double start;		/* of the duplicate, seconds of the clock */
+	double took;		/* the last one, seconds */
+};
+
+#define TAKINGS	64
+
+static void wait_until(double when)
+{
+	while (seconds() < when)
+		;
+}
+
+static void wait_for(int *flag)
+{
+	while (!__atomic_load_n(flag, __ATOMIC_ACQUIRE))
+		;
+}
+
+/* In the child: is what the duplicate has what the source had, or an error? */
+static int dup_while_taking(int fd, struct taking *t, char *src, size_t size)
+{
+	char *dup;
+
+	t->start = seconds() + 0.0005;
+	__atomic_store_n(&t->ready, 1, __ATOMIC_RELEASE);
+	wait_until(t->start);
+	dup = mem_dup(fd, src, 2 * size);
+	t->took = seconds() - t->start;
+	if (!dup)		/* the owner took the page that a copy needs */
+		return 0;
+	t->made++;
+	wait_for(&t->taken);
+	return !check_page(dup, size, 0) ||
+	       (!is_bus(dup + size, false) && !check_page(dup + size, size, 10));
+}
+
+/* The same of what the owner takes while the duplicate is being made. */
+TEST_F_TIMEOUT(pages, pages_lost_meanwhile_are_lost_in_the_duplicate, 90)
+{
+	struct taking *t = mmap(NULL, sizeof(*t), PROT_READ | PROT_WRITE,
+				MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int i, status;
+	pid_t pid;
+
+	ASSERT_NE(MAP_FAILED, (void *)t);
+	if (!self->reserved)
+		SKIP(return, "nobody owns it");
+	for (i = 0; i < TAKINGS; i++) {
+		/* Nothing for the owner; one page for a duplicate that needs copies. */
+		ASSERT_TRUE(pool_set(self->size, variant->nr + self->copied));
+		t->ready = t->taken = 0;
+		pid = fork();
+		ASSERT_LE(0, pid);
+		if (!pid)
+			_exit(dup_while_taking(self->fd, t, self->src, self->size));
+		wait_for(&t->ready);
+		wait_until(t->start + (i % 64 - 32) * t->took / 32);
+		EXPECT_FALSE(is_bus(PAGE(self->src, 1), true));
+		/* What is SIGBUS now is not for want of a page. */
+		ASSERT_TRUE(pool_set(self->size, variant->pool));
+		__atomic_store_n(&t->taken, 1, __ATOMIC_RELEASE);
+		ASSERT_EQ(pid, waitpid(pid, &status, 0));
+		ASSERT_EQ(0, status)
+			TH_LOG("in round %d", i);
+	}
+	EXPECT_NE(0, t->made);
+}
+
 /* The pin's owner keeps the page, the duplicate gets a copy. */
 TEST_F_TIMEOUT(pages, a_pinned_page_is_copied, 90)
 {

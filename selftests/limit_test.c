@@ -8,10 +8,8 @@
 #include <sys/wait.h>
 
 #include "kernel.h"
+#include "ops.h"
 #include "harness.h"
-
-#define PAGES(n)	((n) * MEM_PAGE)
-#define U64(p)		((__u64)(uintptr_t)(p))
 
 /* Limits: changed for a moment, and put back whatever happens. */
 
@@ -160,6 +158,32 @@ TEST_F(limit, max_map_count_is_checked_before_replacing)
 		EXPECT_TRUE(mem_check(dst, PAGES(nr + 2), 8));
 	}
 	EXPECT_EQ(1, worked);
+}
+
+/* What is cut out of the middle leaves two mappings, as with munmap. */
+TEST_F(limit, max_map_count_is_kept_by_release)
+{
+	struct cowsnap_release r;
+	char *src, *dup;
+
+	if (geteuid())
+		SKIP(return, "needs root to change vm.max_map_count");
+	src = mem_map_alone(PAGES(3));
+	ASSERT_NE(NULL, src);
+	mem_fill(src, PAGES(3), 7);
+	dup = mem_dup(self->fd, src, PAGES(3));
+	ASSERT_NE(NULL, dup);
+	ASSERT_EQ(0, write_long(MAX_MAP_COUNT, map_count()));
+	EXPECT_EQ(-ENOMEM, op_release(self->fd, src + MEM_PAGE, dup + MEM_PAGE,
+				      MEM_PAGE, &r));
+	EXPECT_EQ(COWSNAP_REASON_MAP_COUNT, r.reason);
+	EXPECT_EQ(U64(dup + MEM_PAGE), r.fault_addr);
+	EXPECT_TRUE(mem_check(dup, PAGES(3), 7));
+	/* The ends, and all that is left. */
+	EXPECT_EQ(0, op_release(self->fd, src, dup, MEM_PAGE, &r));
+	EXPECT_EQ(0, op_release(self->fd, src + PAGES(2), dup + PAGES(2), MEM_PAGE, &r));
+	EXPECT_EQ(0, op_release(self->fd, src + MEM_PAGE, dup + MEM_PAGE, MEM_PAGE, &r));
+	EXPECT_TRUE(mem_check(src, PAGES(3), 7));
 }
 
 static int set_limit(int which, rlim_t bytes)

@@ -408,7 +408,8 @@ struct cowsnap_diff {
  *
  * As munmap(2) of the duplicate and UNSHARE with REUSE of the source. Nothing is
  * unmapped when the call fails, except when only the result could not be stored
- * (EFAULT). SEALED when a mapping of the duplicate is sealed.
+ * (EFAULT). SEALED when a mapping of the duplicate is sealed, MAP_COUNT when a part
+ * out of its middle would leave one mapping too many.
  */
 struct cowsnap_release {
 	__u32 size;
