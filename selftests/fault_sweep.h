@@ -372,7 +372,9 @@ static bool warm_up(struct sweep *w)
 		if (!furnish(s))
 			return false;
 		take_state(&w->state);
-		call(w, 1, &r, &left);
+		/* A failing allocation may be got over. */
+		if (!call(w, 1, &r, &left))
+			munmap((void *)(uintptr_t)r.dst, s->len);
 		if (!destination_is_sound(s) || !furnish(s) ||
 		    !source_is_sound(s))
 			return complain("the first failure has done harm");
