@@ -136,11 +136,17 @@ static inline long cgroup_read(const struct cgroup *cg, const char *file)
 	return mem_read_long(path);
 }
 
-/* Reclaim as much of the group as is possible in one go. */
+/*
+ * Reclaim as much of the group as is possible in one go. How full its lists are
+ * reclaim looks up in the statistics, which may be two seconds old: that of a
+ * list of pages just activated may say that it is empty. Who reads them has them
+ * brought up to date.
+ */
 static inline void cgroup_reclaim(const struct cgroup *cg)
 {
 	char path[128];
 
+	cgroup_read(cg, "memory.stat");
 	snprintf(path, sizeof(path), "%s/memory.reclaim", cg->dir);
 	mem_write(path, "1G");
 }
