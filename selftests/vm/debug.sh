@@ -31,17 +31,28 @@ unpack_source()
 }
 
 # Of tree $1, leave out what debug.config cannot: all of tracing, which lockdep
-# brings along for one file there; and KASAN in what serves the machine and the
-# clock, which runs all the time and is no business of ours.
+# brings along for one file there; PCI, which the tables with the nodes do not take.
+# KASAN is for the files that handle memory: what others get wrong there shows in
+# them, and each access that it checks is several times as slow. Lockdep runs most.
 trim_source()
 {
-	local kconfig=$1/kernel/trace/Kconfig
+	local kconfig=$1/kernel/trace/Kconfig file
+	local kasan=(kernel/{exit,fork,task_work,workqueue}
+		     fs/{aio,binfmt_elf,buffer,exec,userfaultfd}
+		     lib/{idr,interval_tree,iov_iter,maple_tree,radix-tree,rbtree,xarray})
 
 	sed -i '/^config PREEMPTIRQ_TRACEPOINTS$/,/help/s/^\tselect TRACING$/\tselect TRACE_CLOCK/' "$kconfig"
 	sed -n '/^config PREEMPTIRQ_TRACEPOINTS$/,/help/p' "$kconfig" | grep -q 'select TRACE_CLOCK$' ||
 		die "kernel/trace/Kconfig is not as expected"
-	find "$1"/{arch/x86/{events,kernel,pci},block,drivers/{acpi,base,pci,pnp,tty},kernel/{events,irq,printk,rcu,sched,time}} \
-		-name Makefile -exec sed -i '$a KASAN_SANITIZE := n' {} +
+	sed -i '/^config X86_64_ACPI_NUMA$/,/select/s/ && PCI$//' "$1/arch/x86/Kconfig"
+	find "$1"/{arch/x86,block,crypto,drivers,fs,init,io_uring,ipc,kernel,lib,security} \
+		-name Makefile -not -path '*/fs/proc/*' -not -path '*/fs/hugetlbfs/*' \
+		-exec sed -i '$a KASAN_SANITIZE := n' {} +
+	for file in "${kasan[@]}"; do
+		[ -e "$1/$file.c" ] || die "the source has no $file.c"
+		echo "KASAN_SANITIZE_${file##*/}.o := y" >>"$1/${file%/*}/Makefile"
+	done
+	sed -i '$a CFLAGS_lockdep.o += -O2' "$1/kernel/locking/Makefile"
 }
 
 # Every line of debug.config has to come true.
