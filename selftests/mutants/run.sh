@@ -9,6 +9,7 @@
 #	Tests: PROGRAM[:TEST|:/VARIANT]...	what to run
 #	Kernel: SERIES			(6.12), or debug
 #	Boot: OPTION...			for vm/run.sh
+#	Hangs: SECONDS			after which a test has failed (120)
 # With fault_test among the tests the module is built with fault injection.
 # Without arguments those for the debug kernel come last, and only if KERNELS has
 # it.
@@ -130,11 +131,12 @@ save_guest()
 # Run the tests $3... on the mutant of patch $1 built in $2; all goes to its log.
 try()
 {
-	local patch=$1 dir=$2 kernel boot saved=${saved_guests[${guests[$1]}]:-} name command
+	local patch=$1 dir=$2 kernel boot saved=${saved_guests[${guests[$1]}]:-} name limit command
 
 	shift 2
 	name=$(name_of "$patch")
-	command="COWSNAP_TEST_TIMEOUT=120 /files/guest-check.sh $*"
+	limit=$(header "$patch" Hangs)
+	command="${limit:+COWSNAP_TIMEOUT=$limit }COWSNAP_TEST_TIMEOUT=120 /files/guest-check.sh $*"
 	if [ -e "$saved/state" ]; then
 		"$vm/run.sh" --from "$saved" -- "cp /files/mutants/$name.ko /cowsnap.ko && $command"
 		return
