@@ -150,6 +150,11 @@ differences()
 	if [ ! -s "$work/unexcused" ] && grep -qv ' the end, ' "$work/only"; then
 		ends='with status \([^1]\|1[^ ]\)'
 	fi
+	# Their end is their only result, and is 1 unless the statistics of KSM are
+	# exactly those of their own memory: see excused().
+	case $name in
+	"mm ksm_tests "*) ends='with status \([^1]\|1[^ ]\)' ;;
+	esac
 	sed -n "s/^[a-z ]* the end, $ends/only under duplication: &/p" "$work/only"
 	# A test left out, whatever its result was.
 	if [ "$(grep -c . "$1.first")" -gt "$(grep -c . "$2")" ]; then
@@ -171,7 +176,8 @@ run()
 run_alone()
 {
 	run "$work/$key.out" "$patience" "$@"
-	results_of "$work/$key.out" $status >>"$work/$key.alone"
+	results_of "$work/$key.out" $status >"$work/$key.last"
+	cat "$work/$key.last" >>"$work/$key.alone"
 }
 
 run_duplicated()
@@ -230,7 +236,9 @@ compare_runs()
 	if [ ! -e "$work/$key.alone" ]; then
 		begin=$(now)
 		run_alone "$@"
-		cp "$work/$key.alone" "$work/$key.alone.first"
+		# Of stressors, which take a few seconds, a failure may be of that moment.
+		[ $status = 0 ] || [ -z "$split" ] || { begin=$(now); run_alone "$@"; }
+		cp "$work/$key.last" "$work/$key.alone.first"
 		took=$(($(now) - begin))
 		echo $took >"$work/$key.took"
 		echo $status >"$work/$key.status"
@@ -243,9 +251,8 @@ compare_runs()
 		return 0 ;;
 	esac
 	if [ -n "$split" ] && [ "$(cat "$work/$key.status")" != 0 ]; then
-		echo "not ok foreign $name: stress-ng fails alone"
+		echo "ok foreign $name # SKIP fails here, alone, with status $(cat "$work/$key.status")"
 		sed 's/^/#   /' "$work/$key.out"
-		failed=1
 		return
 	fi
 	if ! grep -q '^\(not \)\?ok ' "$work/$key.alone"; then
