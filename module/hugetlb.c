@@ -162,12 +162,11 @@ static pte_t src_entry(struct cowsnap_walk *walk, const struct pair *pair)
 /*
  * A vma that has lost pages to an owner (see above) is marked so, and its missing
  * pages are SIGBUS instead of zeroes: so they are in the duplicate. An owner in
- * another mm takes them without the mmap lock of this one, marks the vma, and
- * empties the entry: to be asked after the entry was found empty.
+ * another mm takes them without the mmap lock of this one: marks the vma and
+ * empties the entry, with the lock. To be asked after it was found empty.
  */
 static void take_lost_mark(struct cowsnap_walk *walk)
 {
-	smp_rmb();
 	if (cowsnap_hugetlb_has_lost(walk->src_vma))
 		cowsnap_hugetlb_set_lost(walk->dst_vma);
 }
@@ -256,6 +255,20 @@ static int wait_for_migration(void)
 	return -EAGAIN;
 }
 
+/* With the lock: who moves a page empties its entry for a moment, see pgwalk.c. */
+static bool is_empty(struct cowsnap_walk *walk, const struct pair *pair)
+{
+	spinlock_t *ptl;
+	bool empty;
+
+	if (!pair->src_pte)
+		return true;
+	ptl = huge_pte_lock(pair->h, walk->op->mm, pair->src_pte);
+	empty = huge_pte_none(src_entry(walk, pair));
+	spin_unlock(ptl);
+	return empty;
+}
+
 static int share_one(struct cowsnap_walk *walk, unsigned long addr)
 {
 	struct pair pair;
@@ -264,7 +277,7 @@ static int share_one(struct cowsnap_walk *walk, unsigned long addr)
 
 	find_src(walk, addr, &pair);
 	/* Nobody faults: what is empty stays so. */
-	if (!pair.src_pte || huge_pte_none(src_entry(walk, &pair)))
+	if (is_empty(walk, &pair))
 		return 0;
 	pair.dst_pte = ksym_or(NULL, huge_pte_alloc, walk->op->mm,
 			       walk->dst_vma, pair.dst, pair.size);
@@ -585,6 +598,9 @@ bool cowsnap_hugetlb_same(struct vm_area_struct *a, unsigned long addr_a,
 		return false;
 	none = huge_pte_none(entry_a);
 	if (none != huge_pte_none(entry_b))
+		return false;
+	/* SIGBUS on one side, zeroes on the other? */
+	if (none && cowsnap_hugetlb_has_lost(a) != cowsnap_hugetlb_has_lost(b))
 		return false;
 	/* Nobody else can have put a page into such a file. */
 	if (none)

@@ -187,17 +187,19 @@ static int cut_vma(struct cowsnap_op *op, unsigned long addr)
 	/* No mapping has both: this one is not merged with a neighbour. */
 	unsigned long flags = vma->vm_flags | VM_HUGEPAGE | VM_NOHUGEPAGE;
 
-	if (cowsnap_fault())
+	if (cowsnap_fault()) {
 		vma = ERR_PTR(-ENOMEM);
-	else
+	} else {
+		/* Of two cuts the second may fail. */
+		op->src_cut = true;
 		vma = cowsnap_vma_modify_flags(vma,
 					       max(op->src, vma->vm_start),
 					       min(op->src + op->len, vma->vm_end),
 					       &flags);
+	}
 	if (IS_ERR(vma))
 		return cowsnap_refuse(op, addr, COWSNAP_REASON_NO_MEMORY,
 				      -ENOMEM);
-	op->src_cut = true;
 	return 0;
 }
 

@@ -240,12 +240,12 @@ static bool is_file_page(pte_t pte)
 }
 
 /*
- * The same for the mapping of a file, most of which is the file's own pages.
- * What is looked at of a page needs the lock: without it the page may be gone
- * to swap already, and another one in its place.
+ * New entries appear by faults, which are kept out. But who moves a page or
+ * swaps it out empties its entry before he sets another one, with nothing but
+ * the lock: without it there would seem to be nothing, or another page.
  */
-static bool file_span_is_empty(struct mm_struct *mm,
-			       const struct cowsnap_span *span)
+static bool span_is_empty_locked(struct mm_struct *mm,
+				 const struct cowsnap_span *span)
 {
 	pte_t *pte = pte_offset_kernel(span->src_pmd, span->src);
 	pte_t *end = pte + span->len / PAGE_SIZE;
@@ -260,8 +260,9 @@ static bool file_span_is_empty(struct mm_struct *mm,
 }
 
 /*
- * Nothing to do, and nothing to allocate. No lock: entries appear by faults,
- * which are kept out, and a page table that was seen stays.
+ * Nothing to do, and nothing to allocate. Most of the time the first entry of
+ * anonymous memory says no, and without a lock; the mapping of a file has many
+ * of the file's own pages. A page table that was seen stays.
  */
 bool cowsnap_span_is_empty(struct cowsnap_walk *walk,
 			   const struct cowsnap_span *span)
@@ -271,8 +272,9 @@ bool cowsnap_span_is_empty(struct cowsnap_walk *walk,
 
 	while (pte < end && pte_none(ptep_get(pte)))
 		pte++;
-	return pte == end || (!vma_is_anonymous(walk->src_vma) &&
-			      file_span_is_empty(walk->op->mm, span));
+	if (pte < end && vma_is_anonymous(walk->src_vma))
+		return false;
+	return span_is_empty_locked(walk->op->mm, span);
 }
 
 /* One span: huge entries first, since a huge one may become a page table. */

@@ -199,7 +199,9 @@ unsigned int cowsnap_count_workers(const struct cowsnap_job *job)
 	if (!limit)
 		limit = min3(WORKERS_AUTO, cpumask_weight(current->cpus_ptr),
 			     num_online_cpus());
-	if (job->allocates && has_placement())
+	/* Nor may a kworker wait for I/O that the caller serves (PR_SET_IO_FLUSHER). */
+	if (job->allocates && (has_placement() || current->flags &
+			       (PF_MEMALLOC_NOIO | PF_MEMALLOC_NOFS)))
 		return 1;
 	return min3(limit, room, (unsigned long)WORKERS_MAX);
 }

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 
 #include "hugepool.h"
+#include "ops.h"
 #include "uring.h"
 #include "harness.h"
 
@@ -322,6 +323,50 @@ TEST_F_TIMEOUT(pages, lost_pages_are_lost_in_the_duplicate, 90)
 	ASSERT_EQ(1, write(ready[1], "", 1));
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	EXPECT_EQ(0, status);
+}
+
+/*
+ * A mapping that has lost a page is SIGBUS wherever it has none, the other one is
+ * zeroes there: they differ also in what nobody has touched.
+ */
+TEST_F_TIMEOUT(pages, diff_lists_untouched_pages_beside_lost_ones, 90)
+{
+	struct cowsnap_range range[2];
+	struct cowsnap_diff d = { .nr = 0 };
+	int ready[2], status;
+	char *dup, c;
+	pid_t pid;
+
+	if (!self->reserved)
+		SKIP(return, "nobody owns it");
+	dup = mem_dup(self->fd, self->src, self->len);
+	ASSERT_NE(NULL, dup);
+	ASSERT_EQ(0, pipe(ready));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		/* Where duplicates of an owner are copies, the child's source loses. */
+		bool good = read(ready[0], &c, 1) == 1;
+
+		if (self->copied)
+			good &= !op_diff(self->fd, self->src, dup, self->len,
+					 range, 2, &d) && d.nr == 1 &&
+				range[0].start == 0 && range[0].end == self->len;
+		_exit(!good);
+	}
+	ASSERT_TRUE(pool_exhaust(self->size));
+	fill_page(self->src, self->size, 1);
+	ASSERT_EQ(1, write(ready[1], "", 1));
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	if (!self->copied) {
+		ASSERT_EQ(0, op_diff(self->fd, self->src, dup, self->len, range, 2, &d));
+		ASSERT_EQ(2, d.nr);
+		EXPECT_EQ(0, range[0].start);
+		EXPECT_EQ(self->size, range[0].end);
+		EXPECT_EQ(TOUCHED * self->size, range[1].start);
+		EXPECT_EQ(self->len, range[1].end);
+	}
 }
 
 /* Of a duplicate that is made while an owner takes pages, for both processes. */

@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 
 #include "kernel.h"
+#include "ops.h"
 #include "harness.h"
 
 #define NR	256UL
@@ -180,6 +181,160 @@ TEST_F(moving, pages_reclaimed_during_the_call)
 	EXPECT_LE(end, seconds());
 	EXPECT_TRUE(mem_check(self->src, LEN, SEED));
 	TH_LOG("%u calls", calls);
+}
+
+/*
+ * One page in each page table. Who moves or reclaims it empties its entry for a
+ * moment: then there seems to be nothing at all.
+ */
+FIXTURE(sparse) {
+	int fd;
+	struct cgroup cg;
+	long pool;
+	pthread_t mover;
+	size_t size;		/* of a page */
+	char *src;
+};
+
+FIXTURE_VARIANT(sparse) {
+	bool huge;		/* of hugetlb */
+	bool reclaimed;
+};
+
+FIXTURE_VARIANT_ADD(sparse, moved) { .huge = false };
+FIXTURE_VARIANT_ADD(sparse, reclaimed) { .reclaimed = true };
+FIXTURE_VARIANT_ADD(sparse, hugetlb_moved) { .huge = true };
+
+#define NR_SPARSE	8
+#define SPARSE_LEN	(NR_SPARSE * MEM_HUGE)
+#define NR_HUGEPAGES	"/proc/sys/vm/nr_hugepages"
+
+static char *sparse_at(char *p, int i)
+{
+	return p + i * MEM_HUGE;
+}
+
+static bool sparse_is(char *p, int seed)
+{
+	bool good = true;
+	int i;
+
+	for (i = 0; i < NR_SPARSE; i++)
+		good &= mem_check(sparse_at(p, i), MEM_PAGE, seed + i);
+	return good;
+}
+
+static void sparse_fill(char *p, int seed)
+{
+	int i;
+
+	for (i = 0; i < NR_SPARSE; i++)
+		mem_fill(sparse_at(p, i), MEM_PAGE, seed + i);
+}
+
+/* At the same address each time: where the pages are moved goes on. */
+static bool sparse_map(char *p, bool huge)
+{
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+	bool good = mmap(p, SPARSE_LEN, PROT_READ | PROT_WRITE, flags |
+			 (huge ? MAP_HUGETLB | 21 << 26 : 0), -1, 0) == p;
+
+	return good && (huge || !madvise(p, SPARSE_LEN, MADV_NOHUGEPAGE));
+}
+
+static void *move_sparse(void *arg)
+{
+	void *pages[NR_SPARSE];
+	int nodes[NR_SPARSE], status[NR_SPARSE], i, node;
+
+	for (i = 0; i < NR_SPARSE; i++)
+		pages[i] = sparse_at(arg, i);
+	for (node = 0; !stop; node = !node) {
+		for (i = 0; i < NR_SPARSE; i++)
+			nodes[i] = node;
+		syscall(__NR_move_pages, 0, NR_SPARSE, pages, nodes, status,
+			MPOL_MF_MOVE_ALL);
+	}
+	return NULL;
+}
+
+FIXTURE_SETUP(sparse)
+{
+	self->cg.dir[0] = 0;
+	self->fd = mem_open();
+	ASSERT_LE(0, self->fd);
+	self->pool = mem_read_long(NR_HUGEPAGES);
+	self->size = variant->huge ? MEM_HUGE : MEM_PAGE;
+	if (variant->reclaimed ? !mem_have_swap() || cgroup_enter(&self->cg) :
+				 mem_nodes() < 2)
+		SKIP(return, "nobody can do that here");
+	if (variant->huge && (mem_write(NR_HUGEPAGES, "48") ||
+			      mem_read_long(NR_HUGEPAGES) < 48))
+		SKIP(return, "no huge pages");
+	self->src = mem_free_range(SPARSE_LEN, MEM_HUGE, 0);
+	ASSERT_NE(NULL, self->src);
+	ASSERT_TRUE(sparse_map(self->src, variant->huge));
+	stop = false;
+	ASSERT_EQ(0, pthread_create(&self->mover, NULL, variant->reclaimed ?
+				    reclaim_all : move_sparse, variant->reclaimed ?
+				    (void *)&self->cg : self->src));
+}
+
+FIXTURE_TEARDOWN(sparse)
+{
+	char text[24];
+
+	stop = true;
+	if (self->src)
+		pthread_join(self->mover, NULL);
+	cgroup_leave(&self->cg);
+	if (self->src)
+		munmap(self->src, SPARSE_LEN);
+	snprintf(text, sizeof(text), "%ld", self->pool);
+	if (variant->huge)
+		mem_write(NR_HUGEPAGES, text);
+	close(self->fd);
+}
+
+TEST_F(sparse, no_page_is_missed)
+{
+	double end = seconds() + 2;
+	struct cowsnap_remap r;
+	unsigned int calls;
+
+	sparse_fill(self->src, SEED);
+	for (calls = 0; seconds() < end; calls++) {
+		ASSERT_EQ(0, mem_remap(self->fd, self->src, SPARSE_LEN, NULL, 0, &r));
+		EXPECT_EQ(NR_SPARSE * self->size / MEM_PAGE, r.shared + r.copied);
+		ASSERT_TRUE(sparse_is((char *)(uintptr_t)r.dst, SEED))
+			TH_LOG("call %u", calls);
+		munmap((void *)(uintptr_t)r.dst, SPARSE_LEN);
+		/* Back from swap. */
+		ASSERT_TRUE(sparse_is(self->src, SEED));
+	}
+}
+
+/* The duplicate has no page table yet. */
+TEST_F(sparse, no_page_is_missed_by_sync)
+{
+	double end = seconds() + 2;
+	struct cowsnap_sync s;
+	unsigned int calls;
+	char *dup;
+
+	if (variant->huge)
+		SKIP(return, "SYNC refuses hugetlb memory");
+	for (calls = 0; seconds() < end; calls++) {
+		ASSERT_TRUE(sparse_map(self->src, false));
+		dup = mem_dup(self->fd, self->src, SPARSE_LEN);
+		ASSERT_NE(NULL, dup);
+		sparse_fill(self->src, SEED);
+		ASSERT_EQ(0, op_sync(self->fd, self->src, dup, SPARSE_LEN, &s));
+		EXPECT_EQ(NR_SPARSE, s.changed);
+		ASSERT_TRUE(sparse_is(dup, SEED))
+			TH_LOG("call %u", calls);
+		munmap(dup, SPARSE_LEN);
+	}
 }
 
 /* NUMA hints: entries made inaccessible so that the next touch is noticed. */

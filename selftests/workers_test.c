@@ -4,6 +4,8 @@
  * alone. Whether a worker gets a CPU in time is up to the scheduler, so what is
  * tested is repeated until some did.
  */
+#include <sys/prctl.h>
+
 #include "account.h"
 #include "counters.h"
 #undef PAGES
@@ -223,6 +225,25 @@ TEST_F(workers, leave_small_ranges_alone)
 		ASSERT_EQ(0, munmap((void *)(uintptr_t)r.dst, LEN));
 	}
 	EXPECT_EQ(before, workers_pieces());
+}
+
+/* A kworker would wait for I/O that waits for the caller. */
+TEST_F(workers, leave_those_alone_who_serve_io)
+{
+	double end = seconds() + PATIENCE * mem_slowness();
+	long before = workers_pieces();
+	unsigned int i;
+
+	workers_force(3);
+	if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0))
+		SKIP(return, "prctl: %s", strerror(errno));
+	for (i = 0; i < mem_fewer(20); i++)
+		ASSERT_EQ(0, munmap(mem_dup(self->fd, self->src, LEN), LEN));
+	EXPECT_EQ(before, workers_pieces());
+	ASSERT_EQ(0, prctl(PR_SET_IO_FLUSHER, 0, 0, 0, 0));
+	while (workers_pieces() == before && seconds() < end)
+		ASSERT_EQ(0, munmap(mem_dup(self->fd, self->src, LEN), LEN));
+	EXPECT_LT(before, workers_pieces());
 }
 
 /*
