@@ -85,7 +85,7 @@ enum cowsnap_reason {
 	COWSNAP_REASON_NODE,		/* EINVAL: no such node, or no memory on it */
 	COWSNAP_REASON_OFFSET,		/* EINVAL: start_offset lies outside of the range */
 
-	/* The source. fault_addr is where in the source. */
+	/* Memory. fault_addr is where, in the source if both sides are alike. */
 	COWSNAP_REASON_HOLE = 32,	/* ENOMEM: nothing is mapped there */
 	COWSNAP_REASON_SHARED,		/* EOPNOTSUPP: MAP_SHARED */
 	COWSNAP_REASON_PFNMAP,		/* EOPNOTSUPP: device memory (PFN, IO, mixed map) */
@@ -95,7 +95,7 @@ enum cowsnap_reason {
 	COWSNAP_REASON_FILE,		/* EOPNOTSUPP: private file mapping (QUERY.kinds) */
 	COWSNAP_REASON_HUGETLB,		/* EOPNOTSUPP: hugetlb (QUERY.kinds), see REMAP */
 	COWSNAP_REASON_DEVICE,		/* EOPNOTSUPP: page lent to a device (HMM) */
-	COWSNAP_REASON_POISON,		/* EOPNOTSUPP: page with a memory error */
+	COWSNAP_REASON_POISON,		/* EOPNOTSUPP: memory error while a page is copied */
 	COWSNAP_REASON_UNRELATED,	/* EOPNOTSUPP: neither range is a duplicate of the other */
 	COWSNAP_REASON_UFFD,		/* EOPNOTSUPP: a userfaultfd watches what would change */
 	COWSNAP_REASON_HUGEPAGE,	/* EOPNOTSUPP: MADV_HUGEPAGE, and QUERY.huge_whole is 0 */
@@ -332,8 +332,9 @@ struct cowsnap_unshare {
  *
  * What @to holds of pages that are replaced is gone, as by munmap(2), pins
  * notwithstanding: a device that has one pinned goes on with the old page.
- * A failure for want of memory or for a fatal signal leaves each page of @to
- * either as it was or as in @from; calling again goes on.
+ * A failure for want of memory, for a fatal signal, or at a page that is DEVICE or
+ * POISON leaves each page of @to either as it was or as in @from; calling again
+ * goes on.
  */
 struct cowsnap_sync {
 	__u32 size;

@@ -44,7 +44,7 @@ static const char *const reasons[] = {
 		"start_offset lies beyond the end of the range; pass 0, or what next_offset was",
 
 	[COWSNAP_REASON_HOLE] =
-		"nothing is mapped there; pass COWSNAP_REMAP_HOLES to keep holes as holes",
+		"nothing is mapped there; leave it out, or have COWSNAP_REMAP keep holes with COWSNAP_REMAP_HOLES",
 	[COWSNAP_REASON_SHARED] =
 		"MAP_SHARED memory cannot be duplicated; use a private mapping",
 	[COWSNAP_REASON_PFNMAP] =
@@ -58,11 +58,11 @@ static const char *const reasons[] = {
 	[COWSNAP_REASON_FILE] =
 		"this module cannot duplicate private file mappings; use anonymous memory",
 	[COWSNAP_REASON_HUGETLB] =
-		"this module cannot duplicate hugetlb memory; use transparent huge pages (MADV_HUGEPAGE)",
+		"this cannot be done with this hugetlb memory; for a duplicate have all who map it use MAP_NORESERVE, or use transparent huge pages",
 	[COWSNAP_REASON_DEVICE] =
 		"the page is lent to a device; touch it from the CPU and try again",
 	[COWSNAP_REASON_POISON] =
-		"the page has a memory error; unmap it or leave it out of the range",
+		"the page showed a memory error when it was copied; unmap it or leave it out of the range",
 	[COWSNAP_REASON_UNRELATED] =
 		"this is no duplicate of the other range; make a new one with COWSNAP_REMAP",
 	[COWSNAP_REASON_UFFD] =
@@ -73,7 +73,7 @@ static const char *const reasons[] = {
 	[COWSNAP_REASON_EXISTS] =
 		"something is mapped there; choose another destination, or COWSNAP_REMAP_FIXED to replace it",
 	[COWSNAP_REASON_SEALED] =
-		"a sealed mapping cannot be replaced; choose another destination",
+		"a sealed mapping cannot be replaced, unmapped or changed; choose another destination",
 	[COWSNAP_REASON_MIN_ADDR] =
 		"the destination lies below vm.mmap_min_addr; choose a higher one",
 	[COWSNAP_REASON_NO_ROOM] =

@@ -104,9 +104,10 @@ void *cowsnap_snapshot_at(int fd, const void *addr, size_t len, void *dst,
  * Other than after munmap(2), writes to the memory take no page fault then,
  * where nobody else shares it.
  *
- * Return: 0, or -1 with errno: EINVAL, ENOMEM for a hole in one of the ranges,
- * EOPNOTSUPP for memory that cannot be a snapshot, EPERM when the snapshot is
- * sealed. Nothing was unmapped then.
+ * Return: 0, or -1 with errno: EINVAL, ENOMEM for a hole in one of the ranges or
+ * one mapping too many (a part from the middle of a snapshot), EOPNOTSUPP for
+ * memory that cannot be a snapshot, EPERM when the snapshot is sealed. Nothing was
+ * unmapped then.
  */
 int cowsnap_release(int fd, void *addr, void *snap, size_t len);
 
