@@ -36,13 +36,17 @@ struct content {
 	unsigned long id;
 };
 
-/* One side of a span: what its pmd entry points to, and the lock of that. */
+/*
+ * One side of a span: its pmd entry, and the lock of the page table that it points
+ * to, or of the entry itself where it is huge or empty: a huge page on its way from
+ * side to side is on neither for a moment.
+ */
 struct side {
 	struct vm_area_struct *vma;
 	unsigned long addr;
 	pmd_t *pmdp;		/* NULL: a level above is empty */
 	pmd_t pmd;
-	spinlock_t *ptl;	/* NULL: the pmd entry is empty */
+	spinlock_t *ptl;	/* NULL without pmdp */
 };
 
 struct diff {
@@ -108,7 +112,12 @@ static struct content content_of_pmd(struct vm_area_struct *vma, pmd_t pmd,
 
 static bool is_huge(const struct side *side)
 {
-	return side->ptl && cowsnap_pmd_is_huge(side->pmd);
+	return cowsnap_pmd_is_huge(side->pmd);
+}
+
+static bool has_table(const struct side *side)
+{
+	return !pmd_none(side->pmd) && !is_huge(side);
 }
 
 static pte_t *entry_at(const struct side *side, unsigned long offset)
@@ -120,9 +129,9 @@ static struct content content_at(const struct side *side, unsigned long offset)
 {
 	unsigned long addr = side->addr + offset;
 
-	if (!side->ptl)
+	if (pmd_none(side->pmd))
 		return content_untouched(side->vma);
-	if (cowsnap_pmd_is_huge(side->pmd))
+	if (is_huge(side))
 		return content_of_pmd(side->vma, side->pmd, addr);
 	return content_of_pte(side->vma, ptep_get(entry_at(side, offset)));
 }
@@ -131,7 +140,7 @@ static struct content content_at(const struct side *side, unsigned long offset)
 static unsigned long same_entries(const struct diff *d, unsigned long at,
 				  unsigned long len)
 {
-	if (!d->a.ptl || !d->b.ptl || is_huge(&d->a) || is_huge(&d->b))
+	if (!has_table(&d->a) || !has_table(&d->b))
 		return 0;
 	/* To it two empty entries are the same, whatever they stand for. */
 	if (!d->same_file)
@@ -171,12 +180,10 @@ static void find_lock(struct mm_struct *mm, struct side *side)
 	if (!side->pmdp)
 		return;
 	side->pmd = READ_ONCE(*side->pmdp);
-	if (pmd_none(side->pmd))
-		return;
-	if (cowsnap_pmd_is_huge(side->pmd))
-		side->ptl = pmd_lockptr(mm, side->pmdp);
-	else
+	if (has_table(side))
 		side->ptl = pte_lockptr(mm, &side->pmd);
+	else
+		side->ptl = pmd_lockptr(mm, side->pmdp);
 }
 
 /* The lock of a pmd entry comes before that of a page table. */
@@ -184,8 +191,8 @@ static void lock_sides(struct diff *d)
 {
 	spinlock_t *first = d->a.ptl, *second = d->b.ptl;
 
-	if (is_huge(&d->b) > is_huge(&d->a) ||
-	    (is_huge(&d->a) == is_huge(&d->b) && first > second))
+	if (has_table(&d->a) > has_table(&d->b) ||
+	    (has_table(&d->a) == has_table(&d->b) && first > second))
 		swap(first, second);
 	if (first)
 		spin_lock(first);
@@ -201,7 +208,7 @@ static void unlock_sides(struct diff *d)
 		spin_unlock(d->b.ptl);
 }
 
-/* An empty side has no lock; what it had comes after the other one was locked. */
+/* Without a pmd entry there is no lock; is there one since the other was locked? */
 static bool is_as_found(const struct side *side)
 {
 	unsigned long next;
@@ -240,7 +247,8 @@ static unsigned long diff_span(struct diff *d, unsigned long offset,
 	if (!find_and_lock(d))
 		return offset;
 	/* Nothing on both sides, or two huge pages: it is the same for all. */
-	if (d->a.ptl ? is_huge(&d->a) && is_huge(&d->b) : !d->b.ptl)
+	if (is_huge(&d->a) == is_huge(&d->b) && !has_table(&d->a) &&
+	    !has_table(&d->b))
 		step = len;
 	for (; at < len; at += step) {
 		at += same_entries(d, at, len);

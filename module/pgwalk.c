@@ -118,6 +118,24 @@ pte_t *cowsnap_pte_lock(struct mm_struct *mm, pmd_t *pmd, unsigned long addr,
 	return pte_offset_kernel(&entry, addr);
 }
 
+/*
+ * An entry, as it is while nobody changes it. Who moves, discards or hands a huge
+ * page to a device empties its entry before he sets another one, or puts it back,
+ * with nothing but the lock. Where faults are kept out what is empty stays so.
+ */
+pmd_t cowsnap_read_pmd(struct mm_struct *mm, pmd_t *pmdp)
+{
+	pmd_t pmd = READ_ONCE(*pmdp);
+	spinlock_t *ptl;
+
+	if (!pmd_none(pmd))
+		return pmd;
+	ptl = pmd_lock(mm, pmdp);
+	pmd = *pmdp;
+	spin_unlock(ptl);
+	return pmd;
+}
+
 /* The pmd entry of @addr, allocating what is above it, or NULL. */
 pmd_t *cowsnap_alloc_pmd(struct mm_struct *mm, unsigned long addr)
 {
@@ -280,7 +298,7 @@ bool cowsnap_span_is_empty(struct cowsnap_walk *walk,
 /* One span: huge entries first, since a huge one may become a page table. */
 static int walk_span(struct cowsnap_walk *walk, struct cowsnap_span *span)
 {
-	pmd_t pmd = READ_ONCE(*span->src_pmd);
+	pmd_t pmd = cowsnap_read_pmd(walk->op->mm, span->src_pmd);
 	int err;
 
 	if (!cowsnap_pmd_is_huge(pmd) && !pmd_bad(pmd) &&
@@ -289,7 +307,7 @@ static int walk_span(struct cowsnap_walk *walk, struct cowsnap_span *span)
 	span->dst_pmd = cowsnap_alloc_pmd(walk->op->mm, span->dst);
 	if (!span->dst_pmd)
 		return -ENOMEM;
-	while (cowsnap_pmd_is_huge(READ_ONCE(*span->src_pmd))) {
+	while (cowsnap_pmd_is_huge(cowsnap_read_pmd(walk->op->mm, span->src_pmd))) {
 		err = walk->ops->huge(walk, span);
 		add_rss(walk);
 		if (err != -EAGAIN)
@@ -362,7 +380,7 @@ static unsigned long find_span(struct cowsnap_walk *walk,
 		if (span->src_pmd)
 			dst_next = min(dst_next, pmd_addr_end(span->dst, end + offset));
 		next = min(next, dst_next - offset);
-	} else if (span->src_pmd && !pmd_none(READ_ONCE(*span->src_pmd))) {
+	} else if (span->src_pmd && !pmd_none(cowsnap_read_pmd(mm, span->src_pmd))) {
 		next = pmd_addr_end(span->dst, next + offset) - offset;
 	} else {
 		span->src_pmd = NULL;

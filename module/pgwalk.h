@@ -96,6 +96,7 @@ int cowsnap_walk_ptes(struct cowsnap_walk *walk, struct cowsnap_span *span);
 bool cowsnap_span_is_empty(struct cowsnap_walk *walk,
 			   const struct cowsnap_span *span);
 pmd_t *cowsnap_alloc_pmd(struct mm_struct *mm, unsigned long addr);
+pmd_t cowsnap_read_pmd(struct mm_struct *mm, pmd_t *pmdp);
 pmd_t *cowsnap_find_pmd(struct mm_struct *mm, unsigned long addr,
 			unsigned long end, unsigned long *next);
 pte_t *cowsnap_pte_lock(struct mm_struct *mm, pmd_t *pmd, unsigned long addr,

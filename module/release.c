@@ -91,17 +91,18 @@ static int drop_blocked(struct cowsnap_walk *walk, const struct cowsnap_span *sp
 	return 0;
 }
 
-static bool is_table(pmd_t *pmd)
+static bool is_table(struct cowsnap_walk *walk, pmd_t *pmdp)
 {
-	return pmd && !pmd_none(READ_ONCE(*pmd)) &&
-	       !cowsnap_pmd_is_huge(READ_ONCE(*pmd));
+	pmd_t pmd = pmdp ? cowsnap_read_pmd(walk->op->mm, pmdp) : __pmd(0);
+
+	return !pmd_none(pmd) && !cowsnap_pmd_is_huge(pmd);
 }
 
 static int drop_span(struct cowsnap_walk *walk, struct cowsnap_span *span)
 {
 	/* Without an anon_vma nothing is shared, and khugepaged frees tables. */
 	if (!walk->src_vma->anon_vma || !walk->dst_vma->anon_vma ||
-	    !is_table(span->src_pmd) || !is_table(span->dst_pmd))
+	    !is_table(walk, span->src_pmd) || !is_table(walk, span->dst_pmd))
 		return 0;
 	return cowsnap_walk_ptes(walk, span);
 }

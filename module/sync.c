@@ -337,14 +337,19 @@ static int sync_huge(struct cowsnap_walk *walk, struct cowsnap_span *span,
 }
 #endif
 
+static pmd_t read_pmd(struct cowsnap_walk *walk, pmd_t *pmdp)
+{
+	return pmdp ? cowsnap_read_pmd(walk->op->mm, pmdp) : __pmd(0);
+}
+
 static int sync_span(struct cowsnap_walk *walk, struct cowsnap_span *span)
 {
 	pmd_t src, dst;
 	int ret;
 
 	for (;;) {
-		src = span->src_pmd ? READ_ONCE(*span->src_pmd) : __pmd(0);
-		dst = span->dst_pmd ? READ_ONCE(*span->dst_pmd) : __pmd(0);
+		src = read_pmd(walk, span->src_pmd);
+		dst = read_pmd(walk, span->dst_pmd);
 		if (!cowsnap_pmd_is_huge(src) && !cowsnap_pmd_is_huge(dst))
 			break;
 		ret = sync_huge(walk, span, src, dst);

@@ -403,7 +403,7 @@ static int unshare_pmd(struct unshare *u, pmd_t *pmdp, unsigned long addr,
 	int err;
 
 	while (addr < end) {
-		pmd_t pmd = READ_ONCE(*pmdp);
+		pmd_t pmd = cowsnap_read_pmd(u->op->mm, pmdp);
 
 		if (pmd_none(pmd))
 			return 0;

@@ -9,6 +9,7 @@
 
 #include "kernel.h"
 #include "ops.h"
+#include "uffd.h"
 #include "harness.h"
 
 #define NR	256UL
@@ -140,6 +141,72 @@ TEST_F(moving, huge_pages_moved_during_the_call)
 	EXPECT_LE(end, seconds());
 	EXPECT_TRUE(mem_check(moving, 2 * MEM_HUGE, SEED));
 	TH_LOG("%u calls, %lu moves", calls, moves);
+}
+
+/* A huge page that userfaultfd moves from one place to the other and back. */
+struct ferry {
+	int uffd;
+	char *at, *to;
+	unsigned long moves;
+};
+
+static void *ferry_huge(void *arg)
+{
+	struct uffdio_move move;
+	struct ferry *f = arg;
+	char *was;
+
+	while (!stop) {
+		move = (struct uffdio_move){
+			.dst = U64(f->to), .src = U64(f->at), .len = MEM_HUGE,
+		};
+		/* Somebody may have it locked for a moment. */
+		if (ioctl(f->uffd, UFFDIO_MOVE, &move))
+			continue;
+		was = f->at;
+		f->at = f->to;
+		f->to = was;
+		f->moves++;
+	}
+	return NULL;
+}
+
+/* It is always in one of both: they are never the same. */
+TEST_F(moving, huge_page_in_one_of_both_is_listed_by_diff)
+{
+	struct ferry f = { .uffd = open_uffd(UFFD_FEATURE_MOVE) };
+	double end = seconds() + 2;
+	struct cowsnap_range range;
+	struct cowsnap_diff d;
+	unsigned int calls;
+	pthread_t mover;
+	char *p;
+
+	if (f.uffd < 0)
+		SKIP(return, "userfaultfd cannot move pages");
+	p = mem_map_huge(2 * MEM_HUGE);
+	if (!p)
+		SKIP(return, "no huge pages");
+	f.at = p;
+	f.to = p + MEM_HUGE;
+	mem_fill(f.at, MEM_HUGE, SEED);
+	ASSERT_EQ(0, madvise(f.to, MEM_HUGE, MADV_DONTNEED));
+	ASSERT_EQ(0, watch(f.uffd, p, 2 * MEM_HUGE, UFFDIO_REGISTER_MODE_MISSING));
+	stop = false;
+	ASSERT_EQ(0, pthread_create(&mover, NULL, ferry_huge, &f));
+	for (calls = 0; seconds() < end; calls++) {
+		ASSERT_EQ(0, op_diff(self->fd, p, p + MEM_HUGE, MEM_HUGE, &range, 1, &d));
+		ASSERT_EQ(1, d.nr)
+			TH_LOG("call %u", calls);
+		ASSERT_EQ(0, range.start);
+		ASSERT_EQ(MEM_HUGE, range.end);
+	}
+	stop = true;
+	pthread_join(mover, NULL);
+	EXPECT_LT(0UL, f.moves);
+	TH_LOG("%u calls, %lu moves", calls, f.moves);
+	close(f.uffd);
+	munmap(p, 2 * MEM_HUGE);
 }
 
 /* While reclaim takes the very pages out. */

@@ -38,6 +38,19 @@ struct uffdio_rwprotect {
 };
 #endif
 
+#ifndef UFFDIO_MOVE			/* Linux 6.8 */
+#define UFFD_FEATURE_MOVE		(1 << 16)
+#define UFFDIO_MOVE			_IOWR(UFFDIO, 0x05, struct uffdio_move)
+
+struct uffdio_move {
+	__u64 dst;
+	__u64 src;
+	__u64 len;
+	__u64 mode;
+	__s64 move;
+};
+#endif
+
 static inline int open_uffd(__u64 features)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = features };
