@@ -15,6 +15,10 @@
  * Needs /dev/kvm; in a guest of QEMU without KVM that is kvm_amd upon the SVM
  * that TCG emulates. COWSNAP_MINUTES is how long it goes on (40 duplicates of
  * each kind of memory otherwise).
+ *
+ * Usage: kvm_test [OPTION of the harness... | --hold]
+ * With --hold no test, but a machine that stays until the system ends: KVM
+ * patches the scheduler when the first machine comes, and when the last one goes.
  */
 #include <linux/kvm.h>
 #include <pthread.h>
@@ -353,4 +357,34 @@ TEST_F(kvm, guest_sees_what_its_memory_was_replaced_with)
 	EXPECT_EQ(1234, *seen);
 }
 
-TEST_HARNESS_MAIN
+/* Returns when the machine is there, which a process of its own keeps. */
+static int hold(void)
+{
+	struct vm vm = { .kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), .cpu = -1 };
+	pid_t child;
+	int fd;
+
+	vm.vm = ioctl(vm.kvm, KVM_CREATE_VM, 0);
+	if (vm.vm >= 0)
+		vm.cpu = ioctl(vm.vm, KVM_CREATE_VCPU, 0);
+	child = vm.cpu < 0 ? -1 : fork();
+	if (child < 0) {
+		perror("kvm_test --hold");
+		return 1;
+	}
+	if (child)
+		return 0;
+	/* Whoever reads what we write is to find an end. */
+	for (fd = 0; fd <= 2; fd++)
+		close(fd);
+	for (;;)
+		pause();
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 2 && !strcmp(argv[1], "--hold"))
+		return hold();
+	extend_timeouts();
+	return test_harness_run(argc, argv);
+}
