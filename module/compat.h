@@ -152,7 +152,7 @@ static inline unsigned long cowsnap_get_unmapped_area(unsigned long addr,
 	if (cowsnap_fault())
 		return -ENOMEM;
 	flags |= MAP_PRIVATE | MAP_ANONYMOUS;
-#if defined(COWSNAP_HAVE_GET_UNMAPPED_AREA_FLAGS) && defined(COWSNAP_HAVE_VMA_FLAGS_T)
+#if defined(COWSNAP_HAVE_GET_UNMAPPED_AREA_VMA_FLAGS)
 	return ksym(__get_unmapped_area)(NULL, addr, len, 0, flags,
 					 EMPTY_VMA_FLAGS);
 #elif defined(COWSNAP_HAVE_GET_UNMAPPED_AREA_FLAGS)
@@ -842,6 +842,21 @@ static inline int cowsnap_dup_rmap_hugetlb(struct folio *folio,
 	return page_try_dup_anon_rmap(&folio->page, /* compound= */true, src_vma);
 #endif
 }
+
+#ifdef COWSNAP_UNMAP_REF_BY_ADDRESS
+/* A file for hugetlb pages of a process, without a reservation. */
+static inline struct file *cowsnap_hugetlb_file(size_t size, int page_shift)
+{
+#ifdef COWSNAP_HAVE_HUGETLB_FILE_VMA_FLAGS
+	vma_flags_t flags = mk_vma_flags(VMA_NORESERVE_BIT);
+#else
+	vm_flags_t flags = VM_NORESERVE;
+#endif
+
+	return ksym(hugetlb_file_setup)(HUGETLB_ANON_FILE, size, flags,
+					HUGETLB_ANONHUGE_INODE, page_shift);
+}
+#endif
 
 /* A page of the pool for @vma, which has no reservation, or an error pointer. */
 static inline struct folio *cowsnap_alloc_hugetlb(struct vm_area_struct *vma,

@@ -64,9 +64,8 @@ static struct file *new_file(struct vm_area_struct *vma)
 
 	if (cowsnap_fault())
 		return ERR_PTR(-ENOMEM);
-	return ksym(hugetlb_file_setup)(HUGETLB_ANON_FILE, end << PAGE_SHIFT,
-					VM_NORESERVE, HUGETLB_ANONHUGE_INODE,
-					huge_page_shift(hstate_vma(vma)));
+	return cowsnap_hugetlb_file(end << PAGE_SHIFT,
+				    huge_page_shift(hstate_vma(vma)));
 }
 
 /**
