@@ -25,6 +25,7 @@
 #include <linux/security.h>
 #include <linux/swap.h>
 #include <linux/swapops.h>
+#include <linux/uprobes.h>
 #include <linux/userfaultfd_k.h>
 #include <linux/version.h>
 #include <asm/pgalloc.h>
@@ -253,6 +254,17 @@ static inline int cowsnap_insert_vma(struct mm_struct *mm,
 		percpu_counter_add(ksym_data(vm_committed_as), vma_pages(vma));
 #endif
 	return err;
+}
+
+/* Keep uprobes from being set or removed in any process, as fork does. */
+static inline void cowsnap_uprobes_wait(bool wait)
+{
+#ifdef CONFIG_UPROBES
+	if (wait)
+		ksym(uprobe_start_dup_mmap)();
+	else
+		ksym(uprobe_end_dup_mmap)();
+#endif
 }
 
 /* Keep page faults that take only the lock of the vma out of it. */

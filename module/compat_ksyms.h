@@ -198,10 +198,18 @@ struct vm_area_struct *vma_modify_flags(struct vma_iterator *vmi,
 	F(lru_add_drain)			\
 	F(swap_cache_get_folio)			\
 	F(vma_modify_flags)
+#ifdef CONFIG_KSM
+extern unsigned long ksm_pages_scanned;		/* static there */
+#define COWSNAP_KSYM_DATA_STRANGERS(F)		\
+	F(ksm_pages_scanned)
+#else
+#define COWSNAP_KSYM_DATA_STRANGERS(F)
+#endif
 #define COWSNAP_KSYM_DATA_LARGE(F)		\
 	F(huge_anon_orders_always)		\
 	F(huge_anon_orders_madvise)		\
-	F(huge_anon_orders_inherit)
+	F(huge_anon_orders_inherit)		\
+	COWSNAP_KSYM_DATA_STRANGERS(F)
 #else
 #define COWSNAP_KSYM_FUNCS_LARGE(F)
 #define COWSNAP_KSYM_DATA_LARGE(F)

@@ -49,6 +49,7 @@
 	F(lru_add_drain_all)			\
 	COWSNAP_KSYM_FUNCS_THP(F)		\
 	COWSNAP_KSYM_FUNCS_UFFD(F)		\
+	COWSNAP_KSYM_FUNCS_UPROBES(F)		\
 	COWSNAP_KSYM_FUNCS_COMPAT(F)
 
 #ifdef CONFIG_TRANSPARENT_HUGEPAGE
@@ -67,6 +68,14 @@
 	F(userfaultfd_unmap_complete)
 #else
 #define COWSNAP_KSYM_FUNCS_UFFD(F)
+#endif
+
+#ifdef CONFIG_UPROBES
+#define COWSNAP_KSYM_FUNCS_UPROBES(F)		\
+	F(uprobe_start_dup_mmap)		\
+	F(uprobe_end_dup_mmap)
+#else
+#define COWSNAP_KSYM_FUNCS_UPROBES(F)
 #endif
 
 /* F(name) for each variable. */

@@ -28,6 +28,12 @@
  *   is one whose mapping may have huge pages, only pages are shared that are
  *   exclusive to us; others are copied. Children forked later inherit
  *   VM_NOHUGEPAGE.
+ * - The same by a stranger, with whose pages KSM merged ours: when such a page is
+ *   swapped out, entries of it stand in any process that had it, and it comes
+ *   back as a usual page. Nothing tells these entries from others. So once KSM
+ *   has been at work, one that is not exclusive is faulted in, and what still is
+ *   in the swap cache then, because others have the entry, is copied. Nor is the
+ *   duplicate for KSM: it would have such entries together with the source.
  *
  * Khugepaged and MADV_COLLAPSE copy what they collapse: what comes of it is
  * mapped on one side only. That leaves the user who calls MADV_HUGEPAGE on one
@@ -40,10 +46,16 @@
 /* No more than so many mappings are looked at; more than that are relatives. */
 #define RELATIVES_MAX	1024
 
-/* May a fault in @vma read a page of ours into a large folio? */
+/*
+ * May a fault in @vma read a page of ours into a large folio? With both flags it
+ * may soon: cowsnap_nohuge_now().
+ */
 static bool is_relative(struct vm_area_struct *vma, struct mm_struct *mm)
 {
-	return vma->vm_mm != mm && !(READ_ONCE(vma->vm_flags) & VM_NOHUGEPAGE);
+	unsigned long flags = READ_ONCE(vma->vm_flags);
+
+	return vma->vm_mm != mm &&
+	       (flags & (VM_HUGEPAGE | VM_NOHUGEPAGE)) != VM_NOHUGEPAGE;
 }
 
 static bool anon_vma_has_relatives(struct anon_vma *anon_vma,
@@ -98,6 +110,20 @@ bool cowsnap_vma_has_relatives(struct vm_area_struct *vma)
 }
 
 /**
+ * cowsnap_swap_has_strangers - may swap entries be those of any process, too?
+ *
+ * KSM counts a page when it is done with it, and it takes two to be merged.
+ */
+bool cowsnap_swap_has_strangers(void)
+{
+#ifdef CONFIG_KSM
+	return READ_ONCE(*ksym_data(ksm_pages_scanned));
+#else
+	return false;
+#endif
+}
+
+/**
  * cowsnap_swap_needs_fault - must a swap entry be faulted in to be shared?
  * @walk: where the walk is
  * @pte: the entry, page-table lock held: it keeps its swap device
@@ -107,7 +133,8 @@ bool cowsnap_swap_needs_fault(struct cowsnap_walk *walk, pte_t pte)
 	struct folio *folio;
 	bool large;
 
-	if (walk->has_relatives && !pte_swp_exclusive(pte))
+	if ((walk->has_relatives || walk->has_strangers) &&
+	    !pte_swp_exclusive(pte))
 		return true;
 	folio = cowsnap_swap_cache_get(softleaf_from_pte(pte));
 	if (!folio)

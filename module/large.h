@@ -19,6 +19,7 @@ enum large_rule {
 #define COWSNAP_HUGE_WHOLE	0
 
 bool cowsnap_vma_has_relatives(struct vm_area_struct *vma);
+bool cowsnap_swap_has_strangers(void);
 bool cowsnap_swap_needs_fault(struct cowsnap_walk *walk, pte_t pte);
 void cowsnap_split(struct cowsnap_walk *walk, struct folio *folio);
 unsigned int cowsnap_nohuge_splits(struct cowsnap_op *op);
@@ -35,12 +36,30 @@ static inline unsigned long cowsnap_nohuge_flags(unsigned long flags)
 	return (flags & ~VM_HUGEPAGE) | VM_NOHUGEPAGE;
 }
 
+/*
+ * The same while a fault is served. Others must not take it for what will stay,
+ * so it is both flags: no mapping has them otherwise, and the one that forbids
+ * comes first.
+ */
+static inline unsigned long cowsnap_nohuge_now(unsigned long flags)
+{
+	if (flags & (VM_HUGETLB | VM_NOHUGEPAGE))
+		return flags;
+	return flags | VM_HUGEPAGE | VM_NOHUGEPAGE;
+}
+
+/* What the duplicate must not have, of the source's flags. */
+#define COWSNAP_NOT_SHARED_FLAGS	VM_MERGEABLE
+
 /* Page-table lock held. */
 static inline enum large_rule cowsnap_large_rule(struct cowsnap_walk *walk,
 						 struct folio *folio,
 						 struct page *page)
 {
 	if (unlikely(walk->has_relatives) && !PageAnonExclusive(page))
+		return LARGE_COPY;
+	if (unlikely(walk->has_strangers) && !PageAnonExclusive(page) &&
+	    folio_test_swapcache(folio))
 		return LARGE_COPY;
 	if (likely(!folio_test_large(folio)))
 		return LARGE_SHARE;
@@ -50,6 +69,11 @@ static inline enum large_rule cowsnap_large_rule(struct cowsnap_walk *walk,
 #define COWSNAP_HUGE_WHOLE	IS_ENABLED(CONFIG_TRANSPARENT_HUGEPAGE)
 
 static inline bool cowsnap_vma_has_relatives(struct vm_area_struct *vma)
+{
+	return false;
+}
+
+static inline bool cowsnap_swap_has_strangers(void)
 {
 	return false;
 }
@@ -81,6 +105,13 @@ static inline unsigned long cowsnap_nohuge_flags(unsigned long flags)
 {
 	return flags;
 }
+
+static inline unsigned long cowsnap_nohuge_now(unsigned long flags)
+{
+	return flags;
+}
+
+#define COWSNAP_NOT_SHARED_FLAGS	VM_NONE
 
 static inline enum large_rule cowsnap_large_rule(struct cowsnap_walk *walk,
 						 struct folio *folio,

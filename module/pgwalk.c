@@ -154,7 +154,8 @@ pmd_t *cowsnap_alloc_pmd(struct mm_struct *mm, unsigned long addr)
 	return pmd_offset(pud, addr);
 }
 
-static void add_rss(struct cowsnap_walk *walk)
+/* Before the locks go: reclaim may take the new entries at once. */
+void cowsnap_walk_add_rss(struct cowsnap_walk *walk)
 {
 	struct mm_struct *mm = walk->op->mm;
 
@@ -214,8 +215,7 @@ static unsigned long ptes_locked(struct cowsnap_walk *walk,
 	lazy_mmu_mode_enable();
 	done = walk->ops->ptes(walk, span);
 	lazy_mmu_mode_disable();
-	/* Before the locks go: reclaim may take the new entries at once. */
-	add_rss(walk);
+	cowsnap_walk_add_rss(walk);
 	cowsnap_unlock_both(src_ptl, dst_ptl);
 	if (mapping)
 		i_mmap_unlock_write(mapping);
@@ -309,7 +309,6 @@ static int walk_span(struct cowsnap_walk *walk, struct cowsnap_span *span)
 		return -ENOMEM;
 	while (cowsnap_pmd_is_huge(cowsnap_read_pmd(walk->op->mm, span->src_pmd))) {
 		err = walk->ops->huge(walk, span);
-		add_rss(walk);
 		if (err != -EAGAIN)
 			return err;
 		if (cowsnap_killed())
@@ -409,7 +408,7 @@ static int walk_vma(struct cowsnap_walk *walk, unsigned long start,
 			err = -EAGAIN;
 		} else if (walk->ops->span) {
 			err = walk->ops->span(walk, &span);
-			add_rss(walk);
+			cowsnap_walk_add_rss(walk);
 		} else if (span.src_pmd) {
 			err = walk_span(walk, &span);
 		} else {
@@ -435,6 +434,7 @@ static int walk_range(struct cowsnap_walk *walk)
 	unsigned long addr = op->src, end = op->src + op->len, next;
 	int err = 0;
 
+	walk->has_strangers = cowsnap_swap_has_strangers();
 	for (; addr < end && !err; addr = next) {
 		walk->src_vma = cowsnap_find_vma(op->mm, addr);
 		if (!walk->src_vma || walk->src_vma->vm_start >= end)

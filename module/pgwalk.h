@@ -78,7 +78,8 @@ struct cowsnap_walk {
 	struct vm_area_struct *src_vma;
 	struct vm_area_struct *dst_vma;
 	unsigned long offset;	/* destination - source; may wrap, added it fits */
-	bool has_relatives;	/* see large.c */
+	bool has_relatives;	/* see large.c; so are */
+	bool has_strangers;
 	const struct folio *unsplit;
 	/* What ->ptes() and ->huge() mapped, added to the mm by the walk. */
 	long rss_anon;
@@ -92,6 +93,7 @@ struct cowsnap_walk {
 };
 
 int cowsnap_walk(struct cowsnap_walk *walk);
+void cowsnap_walk_add_rss(struct cowsnap_walk *walk);
 int cowsnap_walk_ptes(struct cowsnap_walk *walk, struct cowsnap_span *span);
 bool cowsnap_span_is_empty(struct cowsnap_walk *walk,
 			   const struct cowsnap_span *span);

@@ -250,12 +250,14 @@ static void count_dst(struct cowsnap_op *op)
 
 static bool within_map_count(struct cowsnap_op *op)
 {
+	unsigned int max = *ksym_data(sysctl_max_map_count);
 	/* Unmapping the middle of a mapping adds one. */
-	int split = op->flags & COWSNAP_REMAP_FIXED ? 1 : 0;
+	unsigned int split = op->flags & COWSNAP_REMAP_FIXED ? 1 : 0;
+	unsigned int before = op->mm->map_count + cowsnap_nohuge_splits(op);
 
-	split += cowsnap_nohuge_splits(op);
-	return op->mm->map_count + op->nr_vmas + split <=
-	       *ksym_data(sysctl_max_map_count) + op->freed_vmas;
+	/* The source is cut before anything is freed. */
+	return before <= max &&
+	       before + op->nr_vmas + split <= max + op->freed_vmas;
 }
 
 static bool within_rlimits(struct cowsnap_op *op)
@@ -364,7 +366,7 @@ int cowsnap_make_writable(struct cowsnap_op *op, unsigned long addr)
 	flags = vma->vm_flags;
 	/* Only nohuge_commit() keeps the source from being read in as large folios. */
 	if (op->src <= addr && addr < op_src_end(op))
-		cowsnap_set_vm_flags(vma, cowsnap_nohuge_flags(flags));
+		cowsnap_set_vm_flags(vma, cowsnap_nohuge_now(flags));
 	err = fixup_user_fault(op->mm, addr, FAULT_FLAG_WRITE, NULL);
 	if (op->src <= addr && addr < op_src_end(op))
 		cowsnap_set_vm_flags(vma, flags);
@@ -427,10 +429,15 @@ int cowsnap_remap(struct cowsnap_op *op)
 
 	if (err)
 		return err;
-	if (cowsnap_fault_once() || mmap_write_lock_killable(op->mm))
-		return cowsnap_refuse(op, op->src, COWSNAP_REASON_SIGNAL, -EINTR);
-	err = duplicate(op, &uf);
-	mmap_write_unlock(op->mm);
+	/* Who sets a probe in a file has listed all mappings of it, or none of ours. */
+	cowsnap_uprobes_wait(true);
+	if (cowsnap_fault_once() || mmap_write_lock_killable(op->mm)) {
+		err = cowsnap_refuse(op, op->src, COWSNAP_REASON_SIGNAL, -EINTR);
+	} else {
+		err = duplicate(op, &uf);
+		mmap_write_unlock(op->mm);
+	}
+	cowsnap_uprobes_wait(false);
 	cowsnap_unmap_complete(op, &uf);
 	return err;
 }

@@ -217,7 +217,7 @@ bool cowsnap_share_entry(struct cowsnap_walk *walk, unsigned long addr,
 /* Is nothing to be heeded in this mapping that hot.h knows nothing of? */
 static bool is_plain(struct cowsnap_walk *walk)
 {
-	return entries_are_plain() && !walk->has_relatives &&
+	return entries_are_plain() && !walk->has_relatives && !walk->has_strangers &&
 	       !cowsnap_has_other_rights(walk) &&
 	       !(walk->src_vma->vm_flags & __VM_UFFD_FLAGS);
 }
@@ -348,11 +348,8 @@ static bool copy_present(struct cowsnap_walk *walk, unsigned long addr,
 	struct page *page = pte_page(ptep_get(src));
 	pte_t pte;
 
-	/* Swapped out after the first pass, and in again by this one. */
-	if (unlikely(pte_write(ptep_get(src)))) {
-		protect_src(walk->op->mm, addr, src, ptep_get(src));
-		cowsnap_flush_tlb(walk->op->mm, addr, addr + PAGE_SIZE);
-	}
+	/* The first pass has protected it, and so is what read_in() brings. */
+	WARN_ON_ONCE(pte_write(ptep_get(src)));
 	if (!share->folio || share->folio_addr != addr) {
 		share->block = BLOCK_COPY;
 		return false;
@@ -434,7 +431,8 @@ static int alloc_folio(struct cowsnap_walk *walk, unsigned long src,
 
 /*
  * A swapped page comes as one, and not as part of a large folio that would also
- * be mapped where neighbours have been shared: see large.c.
+ * be mapped where neighbours have been shared: see large.c. And it comes without
+ * write permission: in the second pass nobody may store to it any more.
  */
 static int read_in(struct cowsnap_walk *walk, unsigned long addr)
 {
@@ -442,7 +440,7 @@ static int read_in(struct cowsnap_walk *walk, unsigned long addr)
 	unsigned long flags = vma->vm_flags;
 	int err;
 
-	cowsnap_set_vm_flags(vma, cowsnap_nohuge_flags(flags));
+	cowsnap_set_vm_flags(vma, cowsnap_nohuge_now(flags) & ~VM_WRITE);
 	err = cowsnap_touch(walk->op, vma, addr, 0);
 	cowsnap_set_vm_flags(vma, flags);
 	return err;

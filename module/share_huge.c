@@ -88,6 +88,7 @@ static int share_whole(struct cowsnap_walk *walk,
 	cowsnap_lock_pmds(mm, span);
 	if (pmd_trans_huge(*span->src_pmd) && dst_takes_huge(walk, span))
 		err = share_pmd(walk, span, pgtable);
+	cowsnap_walk_add_rss(walk);
 	cowsnap_unlock_pmds(mm, span);
 	unlock_rmap(walk);
 	if (err)

@@ -16,7 +16,7 @@ unsigned long cowsnap_dst_vm_flags(const struct cowsnap_op *op,
 
 	/* A seal on the duplicate could never be taken off again. */
 	flags &= ~(VM_LOCKED_MASK | __VM_UFFD_FLAGS | VM_SEALED | VM_GROWSDOWN |
-		   VM_GROWSUP);
+		   VM_GROWSUP | COWSNAP_NOT_SHARED_FLAGS);
 	if (op->flags & COWSNAP_REMAP_READONLY)
 		flags &= ~VM_WRITE;
 	/* As mmap: all of a new mapping is news to a soft-dirty tracker. */

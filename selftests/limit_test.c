@@ -119,6 +119,49 @@ TEST_F(limit, max_map_count_is_kept)
 	EXPECT_GE(worked, 3);
 }
 
+/*
+ * Where huge pages are not shared whole, a source that is part of a mapping is cut
+ * out of it before what FIXED replaces makes room.
+ */
+TEST_F(limit, max_map_count_is_checked_before_the_source_is_cut)
+{
+	unsigned int room, worked = 0;
+	struct cowsnap_remap r;
+	char *src, *dst;
+	long base;
+
+	if (geteuid())
+		SKIP(return, "needs root to change vm.max_map_count");
+	src = mem_map_alone(PAGES(9));
+	dst = many_maps(6);
+	ASSERT_NE(NULL, src);
+	ASSERT_NE(NULL, dst);
+	ASSERT_EQ(0, madvise(src, PAGES(9), MADV_HUGEPAGE));
+	mem_fill(src, PAGES(9), 8);
+	base = map_count();
+	for (room = 0; room < 4 && !worked; room++) {
+		int err;
+
+		ASSERT_EQ(0, write_long(MAX_MAP_COUNT, base + room));
+		r = (struct cowsnap_remap) {
+			.size = sizeof(r), .src = U64(src + PAGES(3)),
+			.len = PAGES(3), .dst = U64(dst + PAGES(1)),
+			.flags = COWSNAP_REMAP_FIXED,
+		};
+		err = mem_refused(self->fd, &r);
+		ASSERT_EQ(0, write_long(MAX_MAP_COUNT, self->max_map_count));
+		if (!err) {
+			worked++;
+			continue;
+		}
+		ASSERT_EQ(-ENOMEM, err);
+		EXPECT_EQ(COWSNAP_REASON_MAP_COUNT, r.reason);
+		EXPECT_EQ(base, map_count());
+		EXPECT_TRUE(mem_check(dst, PAGES(6), 7));
+	}
+	EXPECT_EQ(1U, worked);
+}
+
 /* Replacing splits what stood there: to be counted before it is gone. */
 TEST_F(limit, max_map_count_is_checked_before_replacing)
 {

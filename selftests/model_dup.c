@@ -235,16 +235,19 @@ static bool settle(struct world *w, const struct run *from,
 	return model_run_is_right(w, from) && model_run_is_right(w, to);
 }
 
-static void duplicate_pages(const struct run *from, const struct run *to,
-			    unsigned int flags)
+static void duplicate_pages(struct world *w, const struct run *from,
+			    const struct run *to, unsigned int flags)
 {
-	unsigned int i;
+	unsigned int lost = LOCKED | UFFD | PINNED, i;
+
+	if (!w->huge_whole)
+		lost |= MERGEABLE;
 
 	for (i = 0; i < from->nr; i++) {
 		struct page *p = run_page(to, i);
 
 		*p = *run_page(from, i);
-		p->flags &= ~(LOCKED | UFFD | PINNED);
+		p->flags &= ~lost;
 		if (flags & COWSNAP_REMAP_READONLY)
 			p->prot &= ~PROT_WRITE;
 	}
@@ -358,7 +361,7 @@ static enum outcome issue(struct world *w, const struct run *from,
 		return REFUSED;
 	if (!place(w, &r, asked, from, to))
 		return FAILED;
-	duplicate_pages(from, to, flags);
+	duplicate_pages(w, from, to, flags);
 	return check_result(w, &r, from, to, &was) ? DONE : FAILED;
 }
 

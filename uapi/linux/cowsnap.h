@@ -192,10 +192,10 @@ struct cowsnap_query {
  * Splitting the mapping of a huge page leaves that page of the source soft-dirty:
  * a tracker is told too much, never too little.
  *
- * MADV_MERGEABLE carries over, too. A page that both sides share and that KSM
- * merges later is found by reclaim and migration on one side only, until the
- * other is written or KSM has come by there: it stays where it is for that time,
- * which costs memory, not contents.
+ * MADV_MERGEABLE carries over, too, except where QUERY.huge_whole is 0. A page
+ * that both sides share and that KSM merges later is found by reclaim and
+ * migration on one side only, until the other is written or KSM has come by
+ * there: it stays where it is for that time, which costs memory, not contents.
  *
  * Without FIXED or FIXED_NOREPLACE a free hint in @dst is taken as it is;
  * otherwise the kernel chooses an address congruent to @src modulo the size of
@@ -218,8 +218,9 @@ struct cowsnap_query {
  * There, without COWSNAP_KIND_HUGETLB_RESERVED, pages that somebody with a
  * reservation may map are copied at once, from the pool (HUGETLB_POOL when it
  * has not enough), and mappings of a hugetlbfs file or memfd that somebody maps
- * with a reservation are HUGETLB. Without any reservation whoever writes to a
- * shared page needs a free one: the source as well.
+ * with a reservation are HUGETLB; do not map such a file with a reservation while
+ * a duplicate of it is there. Without any reservation whoever writes to a shared
+ * page needs a free one: the source as well.
  *
  * Where QUERY.huge_whole is 0 (kernels with CONFIG_MM_ID, from 6.15 on) the
  * kernel writes a huge page in place when one process has all its mappings. No
@@ -228,11 +229,18 @@ struct cowsnap_query {
  * it is pinned, the pages are copied. Source and duplicate are as after
  * MADV_NOHUGEPAGE. Pages that a child or the parent has, too, whose mapping may
  * have huge pages, are copied; this ends with the child, and does not befall
- * children forked after the first duplicate. On such a kernel the caller MUST
- * NOT call MADV_HUGEPAGE on either side, here or in a child, while they share
- * pages: with huge pages smaller than a PMD enabled and swap on zram, swapped
- * out pages would come back as one huge page to both, and stores to one side
- * appear on the other.
+ * children forked after the first duplicate. Once KSM has scanned anything since
+ * the system was booted, pages that are swapped out and not exclusive are read
+ * in, and those that others still have in swap are copied; the duplicate is as
+ * after MADV_UNMERGEABLE.
+ *
+ * On such a kernel nobody MUST call MADV_HUGEPAGE on a mapping of pages that some
+ * process maps twice: on either side, nor in a child or the parent that has these
+ * pages, too, also when this process has dropped the duplicate but a child has
+ * not; nor MADV_MERGEABLE on the duplicate. (A DAMON scheme that does so is a
+ * call as well.) With huge pages smaller than a PMD enabled and swap on zram,
+ * swapped out pages would come back as one huge page to both, and stores to one
+ * side appear on the other.
  *
  * With FIXED and HOLES all of [dst, dst + len) is replaced, holes included.
  * Whatever can be checked is checked before anything is replaced. In all other
@@ -290,6 +298,10 @@ struct cowsnap_remap {
  *
  * Other threads may use the memory meanwhile. The outputs tell what was done
  * also when the call fails (EINTR, ENOMEM), and calling again goes on from there.
+ *
+ * Hugetlb pages are copied as a write would copy them: of a mapping with a
+ * reservation that shares pages (from 7.3 on) and an exhausted pool, the pages
+ * are taken from the duplicate, which is SIGBUS from then on.
  */
 struct cowsnap_unshare {
 	__u32 size;
