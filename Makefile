@@ -4,7 +4,7 @@ KDIR	?= /lib/modules/$(shell uname -r)/build
 PREFIX	?= /usr/local
 export PREFIX DESTDIR
 
-.PHONY: all module user selftests check soak bench bench-full report bench-count bench-native check-here bench-here install clean help
+.PHONY: all module user selftests check soak large bench bench-full report bench-count bench-native check-here bench-here install clean help
 
 all: module user
 
@@ -13,6 +13,7 @@ help:
 	@echo 'make check          all tests, in virtual machines (MUTANTS=no KERNELS="6.1 6.12 7.3"'
 	@echo '                    TESTS="remap_test ..." JOBS=2; selftests/vm/check.sh says what they take)'
 	@echo 'make soak           random operations and foreign programs, for MINUTES=10 in all (KERNELS=... JOBS=2)'
+	@echo 'make large          10000 random sequences with huge pages of each size (KERNELS=... JOBS=2); hours'
 	@echo 'make bench          cowsnap beside other ways, a selection, in a virtual machine (BENCH_ARGS=... MEM=4G)'
 	@echo 'make bench-full     every workload with every method, in a virtual machine (NODES=2 CPUS=4 ICOUNT=yes BENCH_ARGS="numa ...")'
 	@echo 'make report         pictures and a page of what bench and bench-full left in build/bench (DIR=... of other results)'
@@ -37,6 +38,9 @@ check:
 
 soak:
 	@selftests/vm/soak.sh
+
+large:
+	@selftests/vm/large.sh $(KERNELS)
 
 bench:
 	@selftests/vm/bench.sh $(BENCH_ARGS)

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Usage: large.sh [KERNEL...]
-# The long run of large_test: for each KERNEL (6.1 6.12) and each size of large
+# The long run of large_test: for each KERNEL (6.1 6.12 7.3) and each size of large
 # folios a guest that runs 10000 sequences, beginning with the largest, which
 # take longest. A line for each; the output is in build/large/log. The status is
 # 0 when some passed and none failed.
@@ -62,7 +62,7 @@ report()
 	boot "$@" | tee "$log/$1-$2.result"
 }
 
-[ $# -gt 0 ] || set -- 6.1 6.12
+[ $# -gt 0 ] || set -- 6.1 6.12 7.3
 mkdir -p "$out"
 exec 8>"$out/lock"
 flock 8
