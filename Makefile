@@ -10,7 +10,7 @@ all: module user
 
 help:
 	@echo 'make                the module for the running kernel, library, bench'
-	@echo 'make check          all tests, in virtual machines (MUTANTS=no KERNELS="6.1 6.12 7.3"'
+	@echo 'make check          all tests, in virtual machines (MUTANTS=no KERNELS="6.1 6.12 7.3 debug"'
 	@echo '                    TESTS="remap_test ..." JOBS=2; selftests/vm/check.sh says what they take)'
 	@echo 'make soak           random operations and foreign programs, for MINUTES=10 in all (KERNELS=... JOBS=2)'
 	@echo 'make large          10000 random sequences with huge pages of each size (KERNELS=... JOBS=2); hours'

@@ -7,54 +7,12 @@
  * sides keep their contents, is that of all kernels, so they run on all.
  */
 #include <linux/loop.h>
-#include <signal.h>
-#include <stdlib.h>
 #include <sys/ioctl.h>
-#include <sys/prctl.h>
 #include <sys/swap.h>
 #include <sys/uio.h>
-#include <sys/wait.h>
 
-#include "kernel.h"
+#include "mm_id.h"
 #include "harness.h"
-
-#define SEED		31
-#define THP_DIR		"/sys/kernel/mm/transparent_hugepage/"
-#define MTHP		THP_DIR "hugepages-64kB/enabled"
-#define MTHP_LEN	(64UL << 10)
-#define PAGES(n)	((n) * MEM_PAGE)
-
-/* Write every other page of one side and every third of the other. */
-static bool stay_apart(char *a, char *b, size_t len)
-{
-	size_t i;
-
-	for (i = 0; i < len; i += 2 * MEM_PAGE)
-		a[i + 8]++;
-	for (i = 0; i < len; i += 3 * MEM_PAGE)
-		b[i + 16]++;
-	for (i = 0; i < len; i += 2 * MEM_PAGE)
-		a[i + 8]--;
-	for (i = 0; i < len; i += 3 * MEM_PAGE)
-		b[i + 16]--;
-	/* A store that both saw is undone twice, or not at all in between. */
-	for (i = 0; i < len; i += MEM_PAGE) {
-		a[i + 24] = 1;
-		if (b[i + 24] == 1)
-			return false;
-		b[i + 24] = 2;
-		if (a[i + 24] != 1)
-			return false;
-		a[i + 24] = 0;
-		b[i + 24] = 0;
-	}
-	return mem_check(a, len, SEED) && mem_check(b, len, SEED);
-}
-
-static bool read_all(const char *p, size_t len)
-{
-	return mem_check(p, len, SEED);
-}
 
 /* A reference to one page in a pipe: its folio cannot be split. */
 struct hold {
@@ -74,89 +32,12 @@ static void let_go(struct hold *hold)
 	close(hold->pipe[1]);
 }
 
-/* The harness kills what fails, its children too. */
-struct child {
-	pid_t pid;
-	int go, done;
-};
-
-/* A child that runs @fn, with the other ends of @child's pipes. */
-static bool start(struct child *child, void (*fn)(char *p, size_t len, int go, int done),
-		  char *p, size_t len)
-{
-	int go[2], done[2];
-
-	if (pipe(go) || pipe(done))
-		return false;
-	child->pid = fork();
-	if (!child->pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		close(go[1]);
-		fn(p, len, go[0], done[1]);
-		_exit(0);
-	}
-	close(go[0]);
-	close(done[1]);
-	child->go = go[1];
-	child->done = done[0];
-	return child->pid > 0;
-}
-
-static void read_when_told(char *p, size_t len, int go, int done)
-{
-	char c;
-
-	while (read(go, &c, 1) == 1) {
-		c = read_all(p, len);
-		if (write(done, &c, 1) != 1)
-			break;
-	}
-}
-
-/* A child that reads the range when told to, and once more says so. */
-static bool start_child(struct child *child, char *p, size_t len)
-{
-	return start(child, read_when_told, p, len);
-}
-
-static bool child_reads(struct child *child)
-{
-	char ok = 0;
-
-	return write(child->go, "", 1) == 1 && read(child->done, &ok, 1) == 1 &&
-	       ok;
-}
-
-static bool end_child(struct child *child)
-{
-	int status;
-
-	close(child->go);
-	close(child->done);
-	return waitpid(child->pid, &status, 0) == child->pid && !status;
-}
-
 FIXTURE(mm_id)
 {
 	int fd;
 	char mthp[16];		/* what was set before */
 	struct cgroup cg;
 };
-
-/* The word in brackets. */
-static void read_choice(const char *path, char *word, size_t size)
-{
-	char text[128] = "", *at;
-	FILE *f = fopen(path, "re");
-
-	word[0] = 0;
-	if (!f)
-		return;
-	at = fgets(text, sizeof(text), f) ? strchr(text, '[') : NULL;
-	if (at)
-		snprintf(word, size, "%.*s", (int)strcspn(at + 1, "]"), at + 1);
-	fclose(f);
-}
 
 FIXTURE_SETUP(mm_id)
 {
@@ -339,24 +220,6 @@ TEST_F(mm_id, child_reads_swapped_base_pages_first)
 	munmap(src, len);
 }
 
-/* Where a swapped-out page is, in pages, see proc_pid_pagemap(5). */
-static uint64_t swap_slot(const void *p)
-{
-	return mem_pagemap(p) >> 5 & ((1ULL << 50) - 1);
-}
-
-/* A block that could be read in as one large folio. */
-static bool is_in_row(const char *p)
-{
-	size_t i;
-
-	for (i = 0; i < MTHP_LEN / MEM_PAGE; i++)
-		if (!mem_swapped(p + PAGES(i)) ||
-		    swap_slot(p + PAGES(i)) != swap_slot(p) + i)
-			return false;
-	return !(swap_slot(p) % (MTHP_LEN / MEM_PAGE));
-}
-
 static void drop_at_once(char *p, size_t len, int go, int done)
 {
 	char c;
@@ -376,16 +239,14 @@ static bool start_dropper(struct child *child, char *p, size_t len)
 
 /*
  * Base pages, of each block the first one exclusive and the others not. They are
- * swapped out, one slot further than the last time. How many blocks could be
- * read in as a whole?
+ * swapped out. How many blocks could be read in as a whole?
  */
-static size_t swap_out_mixed(struct child *child, char *src, size_t len)
+static size_t swap_out_mixed(struct child *child, char *src, size_t len,
+			     struct rows *rows)
 {
-	char *one_more = mem_map(MEM_PAGE);
-	size_t i, count = 0;
+	size_t i;
 
-	mem_fill(one_more, MEM_PAGE, SEED);
-	mem_pageout(one_more, MEM_PAGE);
+	pad_slots(rows);
 	madvise(src, len, MADV_HUGEPAGE);
 	mem_fill(src, len, SEED);
 	if (!start_dropper(child, src, len))
@@ -393,9 +254,7 @@ static size_t swap_out_mixed(struct child *child, char *src, size_t len)
 	for (i = 0; i < len; i += MTHP_LEN)
 		*(volatile char *)(src + i) ^= 0;
 	mem_pageout(src, len);
-	for (i = 0; i < len; i += MTHP_LEN)
-		count += is_in_row(src + i);
-	return count;
+	return count_rows(rows, src, len);
 }
 
 /*
@@ -405,6 +264,7 @@ static size_t swap_out_mixed(struct child *child, char *src, size_t len)
 TEST_F(mm_id, neighbour_of_a_shared_page_is_read_in_alone)
 {
 	size_t len = 16 * MTHP_LEN, tries, count = 0;
+	struct rows rows = { 0 };
 	struct child child;
 	char *src, *dst;
 
@@ -413,7 +273,7 @@ TEST_F(mm_id, neighbour_of_a_shared_page_is_read_in_alone)
 		mem_write(MTHP, "never");
 		src = mem_map_offset(len, MEM_HUGE, 0);
 		ASSERT_NE(NULL, src);
-		count = swap_out_mixed(&child, src, len);
+		count = swap_out_mixed(&child, src, len, &rows);
 		if (count)
 			break;
 		ASSERT_TRUE(end_child(&child));
@@ -430,159 +290,6 @@ TEST_F(mm_id, neighbour_of_a_shared_page_is_read_in_alone)
 	ASSERT_TRUE(end_child(&child));
 	munmap(dst, len);
 	munmap(src, len);
-}
-
-/* Pages of its own, to be merged with ours, which it reads when told to. */
-static void map_the_same(char *p, size_t len, int go, int done)
-{
-	p = mem_map_offset(len, MEM_HUGE, 0);
-	if (!p || madvise(p, len, MADV_HUGEPAGE) ||
-	    madvise(p, len, MADV_MERGEABLE))
-		_exit(1);
-	mem_fill(p, len, SEED);
-	if (write(done, "", 1) == 1)
-		read_when_told(p, len, go, done);
-}
-
-/* A process that is no relative of the memory mapped from now on. */
-static bool start_stranger(struct child *child, size_t len)
-{
-	char c;
-
-	return start(child, map_the_same, NULL, len) && read(child->done, &c, 1) == 1;
-}
-
-/* Is each page mapped elsewhere, too? */
-static bool all_merged(const char *p, size_t len)
-{
-	size_t i;
-
-	for (i = 0; i < len; i += MEM_PAGE)
-		if (page_count(p + i) < 2)
-			return false;
-	return true;
-}
-
-static bool merge_with_stranger(char *p, size_t len)
-{
-	double end = seconds() + 8 * mem_slowness();
-	bool merged = false;
-
-	if (madvise(p, len, MADV_MERGEABLE) || !ksm_start())
-		return false;
-	while (!merged && seconds() < end) {
-		usleep(20000);
-		merged = all_merged(p, len);
-	}
-	ksm_pause();
-	return merged;
-}
-
-FIXTURE(stranger)
-{
-	int fd;
-	char mthp[16];
-	struct cgroup cg;
-	struct child child;
-	char *src;
-};
-
-FIXTURE_VARIANT(stranger)
-{
-	bool read_before;	/* and swap out what the source had to itself */
-	bool unmerge;
-};
-
-FIXTURE_VARIANT_ADD(stranger, swapped_out) { };
-FIXTURE_VARIANT_ADD(stranger, read_in_by_the_source) { .read_before = true };
-FIXTURE_VARIANT_ADD(stranger, no_longer_mergeable) { .unmerge = true };
-
-#define STRANGER_LEN	(8 * MTHP_LEN)
-
-FIXTURE_SETUP(stranger)
-{
-	read_choice(MTHP, self->mthp, sizeof(self->mthp));
-	self->cg.dir[0] = 0;
-	self->fd = mem_open();
-	ASSERT_LE(0, self->fd);
-	if (access(KSM_DIR "run", W_OK))
-		SKIP(return, "no KSM");
-	if (!mem_have_swap())
-		SKIP(return, "no swap");
-	if (cgroup_enter(&self->cg))
-		SKIP(return, "no memory cgroup with memory.reclaim");
-}
-
-FIXTURE_TEARDOWN(stranger)
-{
-	ksm_stop();
-	cgroup_leave(&self->cg);
-	if (self->mthp[0])
-		mem_write(MTHP, self->mthp);
-	close(self->fd);
-}
-
-/*
- * Swapped out are pages that KSM had merged with those of a stranger. How many
- * blocks could he read in as a whole?
- */
-static size_t swap_out_merged(struct __test_metadata *_metadata,
-			      FIXTURE_DATA(stranger) *self)
-{
-	size_t i, count = 0;
-	char *one_more;
-
-	mem_write(MTHP, "never");
-	ASSERT_TRUE(start_stranger(&self->child, STRANGER_LEN));
-	one_more = mem_map(MEM_PAGE);	/* other slots than the last time */
-	mem_fill(one_more, MEM_PAGE, SEED);
-	mem_pageout(one_more, MEM_PAGE);
-	self->src = mem_map_offset(STRANGER_LEN, MEM_HUGE, 0);
-	ASSERT_NE(NULL, self->src);
-	mem_fill(self->src, STRANGER_LEN, SEED);
-	ASSERT_TRUE(merge_with_stranger(self->src, STRANGER_LEN));
-	cgroup_swap_out(&self->cg, self->src, STRANGER_LEN);
-	for (i = 0; i < STRANGER_LEN; i += MTHP_LEN)
-		count += is_in_row(self->src + i);
-	return count;
-}
-
-/*
- * The stranger has the swap entries, reads a large folio in, and source and
- * duplicate find it in the swap cache. When he is gone it belongs to one process.
- */
-TEST_F(stranger, reads_what_ksm_had_merged)
-{
-	struct cowsnap_remap r;
-	size_t tries, count = 0;
-	char *dst;
-
-	for (tries = 0; tries < 20; tries++) {
-		count = swap_out_merged(_metadata, self);
-		if (count)
-			break;
-		ASSERT_TRUE(end_child(&self->child));
-		munmap(self->src, STRANGER_LEN);
-	}
-	if (!count)
-		SKIP(return, "swap slots do not come in a row");
-	if (variant->unmerge)
-		ASSERT_EQ(0, madvise(self->src, STRANGER_LEN, MADV_UNMERGEABLE));
-	if (variant->read_before)
-		ASSERT_TRUE(read_all(self->src, STRANGER_LEN));
-	ASSERT_EQ(0, mem_remap(self->fd, self->src, STRANGER_LEN, NULL, 0, &r));
-	dst = (char *)(uintptr_t)r.dst;
-	EXPECT_EQ(STRANGER_LEN / MEM_PAGE, r.shared + r.copied);
-	if (variant->read_before)
-		cgroup_swap_out(&self->cg, self->src, STRANGER_LEN);
-	mem_write(MTHP, "always");
-	EXPECT_TRUE(child_reads(&self->child));
-	EXPECT_TRUE(read_all(self->src, STRANGER_LEN));
-	EXPECT_TRUE(read_all(dst, STRANGER_LEN));
-	ASSERT_TRUE(end_child(&self->child));
-	EXPECT_TRUE(stay_apart(self->src, dst, STRANGER_LEN));
-	munmap(dst, STRANGER_LEN);
-	munmap(self->src, STRANGER_LEN);
 }
 
 /*

@@ -12,7 +12,7 @@
 #	Hangs: SECONDS			after which a test has failed (120)
 # With fault_test among the tests the module is built with fault injection.
 # Without arguments those for the debug kernel come last, and only if KERNELS has
-# it.
+# it, as that of check.sh does.
 # Wanted: the tests, built, in build/check/files (as vm/check.sh leaves them).
 
 set -euo pipefail

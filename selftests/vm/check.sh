@@ -8,8 +8,9 @@
 # The last line counts the results; the status is 0 when some passed and none
 # failed. The output of each guest is in build/check/log, how long each program
 # took in build/check/times.
-# Environment: KERNELS="6.1 6.12 7.3" (what fetch.sh takes, also "debug"), MUTANTS=no,
-# JOBS (guests at a time), TESTS="abi_test ..." (of the programs only these).
+# Environment: KERNELS="6.1 6.12 7.3 debug" (what fetch.sh takes; the one that takes
+# longest last), MUTANTS=no, JOBS (guests at a time), TESTS="abi_test ..." (of the
+# programs only these).
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR
@@ -19,7 +20,7 @@ set -euo pipefail
 
 # A guest with the fault-injecting module waits for most of its time.
 jobs=$((jobs + 1))
-kernels=${KERNELS:-6.1 6.12 7.3}
+kernels=${KERNELS:-6.1 6.12 7.3 debug}
 out=$top/build/check
 log=$out/log
 # What neither nodes nor page-table levels make a difference to. Whatever is
@@ -29,7 +30,7 @@ same+=' hugetlb_file_test hugetlb_test instant_test kill_test kinds_test ksm_tes
 same+=' life_test limit_test mapped_test model_test moving_test oom_test ops_argument_test ops_place_test'
 same+=' ops_race_test pin_test query_test race_test reclaim_test refresh_test refused_test'
 same+=' release_kinds_test release_test remap_test rmap_test security_test sequence_test'
-same+=' sync_kinds_test sync_rmap_test sync_test uffd_test unshare_kinds_test unshare_test'
+same+=' stranger_test sync_kinds_test sync_rmap_test sync_test uffd_test unshare_kinds_test unshare_test'
 
 # How kernel $1 is called in file names.
 name_of()
@@ -111,12 +112,6 @@ fetch_kernels()
 	for kernel; do
 		step "fetch-$(name_of "$kernel")" fetch_kernel "$kernel" "$(name_of "$kernel")" || true
 	done
-}
-
-fetch_nicely()
-{
-	renice -n 10 -p "$BASHPID" >/dev/null
-	fetch_kernels "$@"
 }
 
 # The guest called $1: kernel $2, module directory $3, tests $4, options $5...
@@ -231,20 +226,13 @@ trap 'exit 1' INT TERM HUP
 "$vm/setup.sh" g++ mandoc btrfs-progs
 begin_progress
 read -r -a list <<<"$kernels"
-packaged=()
-for kernel in "${list[@]}"; do
-	[ "$kernel" = debug ] || packaged+=("$kernel")
-done
-background fetch_kernels "${packaged[@]}"
+background fetch_kernels "${list[@]}"
 step user build_user
 step bench build_bench
-# Compiled in what the others leave idle.
-[ ${#packaged[@]} = ${#list[@]} ] || background fetch_nicely debug
 step library make -C "$top/user" O="$out/user-shared" check || true
-for kernel in "${packaged[@]}"; do
+for kernel in "${list[@]}"; do
 	check_kernel "$(name_of "$kernel")"
 done
-[ ${#packaged[@]} = ${#list[@]} ] || check_kernel debug
 if [ "${MUTANTS:-yes}" != no ]; then
 	# Many and short: they fill the time until the last guest ends.
 	wait_spawned 2

@@ -31,7 +31,7 @@ unpack_source()
 }
 
 # Of tree $1, leave out what debug.config cannot: all of tracing, which lockdep
-# brings along for one file there; PCI, which the tables with the nodes do not take.
+# brings along for one file there.
 # KASAN is for the files that handle memory: what others get wrong there shows in
 # them, and each access that it checks is several times as slow. Lockdep runs most.
 trim_source()
@@ -44,7 +44,6 @@ trim_source()
 	sed -i '/^config PREEMPTIRQ_TRACEPOINTS$/,/help/s/^\tselect TRACING$/\tselect TRACE_CLOCK/' "$kconfig"
 	sed -n '/^config PREEMPTIRQ_TRACEPOINTS$/,/help/p' "$kconfig" | grep -q 'select TRACE_CLOCK$' ||
 		die "kernel/trace/Kconfig is not as expected"
-	sed -i '/^config X86_64_ACPI_NUMA$/,/select/s/ && PCI$//' "$1/arch/x86/Kconfig"
 	find "$1"/{arch/x86,block,crypto,drivers,fs,init,io_uring,ipc,kernel,lib,security} \
 		-name Makefile -not -path '*/fs/proc/*' -not -path '*/fs/hugetlbfs/*' \
 		-exec sed -i '$a KASAN_SANITIZE := n' {} +
@@ -88,7 +87,7 @@ build_debug()
 	trim_source "$src"
 	configure "$src"
 	# The kernel's warnings are none of ours, and take time.
-	quietly nice make -C "$src" -j"$(nproc)" KCFLAGS=-w bzImage modules
+	quietly make -C "$src" -j"$(nproc)" KCFLAGS=-w bzImage modules
 	quietly make -C "$src" INSTALL_MOD_PATH="$tmp/modules" INSTALL_MOD_STRIP=1 modules_install
 	release=$(cat "$src/include/config/kernel.release")
 	rm -f "$tmp/modules/lib/modules/$release"/{build,source}

@@ -208,11 +208,11 @@ add_words()
 		words+=" lpj=10000000 mitigations=off"
 		cpu+=,erms=off,fsrm=off
 	fi
-	# What checks each access takes half of the time of booting to interpret
-	# what the firmware says, of which a guest needs nothing; and half of the rest
-	# to unpack, for which ramfs does less than tmpfs.
-	! grep -qs '^CONFIG_KASAN=y' "$kernel/config" ||
-		words+=" initcall_blacklist=acpi_init pci=off pnpacpi=off rootfstype=ramfs"
+	# What checks each access takes half of the time of booting to unpack, for
+	# which ramfs does less than tmpfs.
+	! grep -qs '^CONFIG_KASAN=y' "$kernel/config" || words+=" rootfstype=ramfs"
+	# Where the firmware is not asked, the kernel makes the nodes.
+	grep -qs '^CONFIG_ACPI=y' "$kernel/config" || words+=" numa=fake=$nodes"
 	words+=" cowsnap.accel=$accel${shell:+ cowsnap.shell}${save:+ cowsnap.save} $append"
 	[ ! -t 1 ] || words+=" cowsnap.tty"
 	qemu+=(-M q35 -cpu "$cpu" -nodefaults -no-user-config -display none -no-reboot
