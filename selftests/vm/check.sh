@@ -30,7 +30,7 @@ same+=' kill_test kinds_test ksm_test kvm_test large_test life_test limit_test m
 same+=' model_test moving_test oom_test ops_argument_test ops_place_test ops_race_test pin_test'
 same+=' query_test race_test reclaim_test refresh_test refused_test release_kinds_test'
 same+=' release_test remap_test rmap_test security_test sequence_test sync_kinds_test'
-same+=' sync_rmap_test sync_test uffd_test unshare_kinds_test unshare_test'
+same+=' sync_rmap_test sync_test uffd_kinds_test uffd_test unshare_kinds_test unshare_test'
 
 # How kernel $1 is called in file names.
 name_of()
