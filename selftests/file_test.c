@@ -27,17 +27,25 @@ static bool run(const char *command)
 	return status >= 0 && WIFEXITED(status) && !WEXITSTATUS(status);
 }
 
-/* ext4, or its forerunner, on a file of 8 MiB, gone when it is unmounted. */
+/*
+ * ext4, or its forerunner where the kernel does not have that, on a file of 8
+ * MiB, gone when it is unmounted, as with mount -o loop. That of busybox however
+ * keeps the device open for writing meanwhile: without
+ * CONFIG_BLK_DEV_WRITE_MOUNTED it is busy then.
+ */
 static bool mount_ext4(void)
 {
-	char command[512];
+	char command[640];
 
 	snprintf(mount_dir, sizeof(mount_dir), "/tmp/file_test-%d", getpid());
 	snprintf(command, sizeof(command),
-		 "exec >/dev/null 2>&1; d=%s; mkdir $d && cd $d || exit; "
-		 "modprobe loop; modprobe ext4 || modprobe ext2; "
+		 "exec 3>&2 >/dev/null 2>&1; d=%s; mkdir $d && cd $d || exit; "
+		 "modprobe loop; modprobe ext4 || modprobe ext2; type=ext4; "
+		 "grep -qw ext4 /proc/filesystems || type=ext2; "
 		 "dd if=/dev/zero of=image bs=1M count=8 && mke2fs -F image && mkdir fs && "
-		 "{ mount -t ext4 -o loop image fs || mount -t ext2 -o loop image fs; }",
+		 "loop=$(losetup -f) && losetup $loop image || exit; "
+		 "mount -t $type $loop fs || type=; losetup -d $loop; [ $type ] || exit; "
+		 "[ $type = ext4 ] || echo \"# on $type, not ext4\" >&3",
 		 mount_dir);
 	if (!run(command))
 		return false;

@@ -42,15 +42,26 @@ static inline long pool_value(size_t size, const char *name)
 	return mem_read_long(path);
 }
 
-/* Pages that are in use stay, as surplus ones. */
-static inline bool pool_set(size_t size, long nr)
+static inline bool pool_write(size_t size, const char *name, long nr)
 {
 	char path[128], text[24];
 
-	pool_path(path, sizeof(path), size, "nr_hugepages");
+	pool_path(path, sizeof(path), size, name);
 	snprintf(text, sizeof(text), "%ld", nr);
 	mem_write(path, text);
 	return mem_read_long(path) == nr;
+}
+
+/* Pages that are in use stay, as surplus ones. */
+static inline bool pool_set(size_t size, long nr)
+{
+	return pool_write(size, "nr_hugepages", nr);
+}
+
+/* So many pages are made when none is free, and go when they are not used. */
+static inline bool pool_overcommit(size_t size, long nr)
+{
+	return pool_write(size, "nr_overcommit_hugepages", nr);
 }
 
 static inline struct pool pool_read(size_t size)
@@ -63,15 +74,20 @@ static inline struct pool pool_read(size_t size)
 	};
 }
 
-static inline bool pool_is(size_t size, long free, long reserved)
+static inline bool pool_has(size_t size, long free, long reserved, long surplus)
 {
 	struct pool p = pool_read(size);
 
-	if (p.free == free && p.reserved == reserved && !p.surplus)
+	if (p.free == free && p.reserved == reserved && p.surplus == surplus)
 		return true;
-	fprintf(stderr, "# %ld free, %ld reserved, %ld surplus; not %ld, %ld, 0\n",
-		p.free, p.reserved, p.surplus, free, reserved);
+	fprintf(stderr, "# %ld free, %ld reserved, %ld surplus; not %ld, %ld, %ld\n",
+		p.free, p.reserved, p.surplus, free, reserved, surplus);
 	return false;
+}
+
+static inline bool pool_is(size_t size, long free, long reserved)
+{
+	return pool_has(size, free, reserved, 0);
 }
 
 /* Leave no page that is free. */

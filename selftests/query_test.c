@@ -3,6 +3,9 @@
  * COWSNAP_QUERY: what it says there is exists, and the struct may be shorter or
  * longer than the module knows it.
  */
+#include <stdio.h>
+#include <sys/utsname.h>
+
 #include "request.h"
 
 FIXTURE(query)
@@ -38,13 +41,42 @@ TEST_F(query, says_what_there_is)
 	EXPECT_EQ(COWSNAP_REMAP_FIXED | COWSNAP_REMAP_FIXED_NOREPLACE |
 		  COWSNAP_REMAP_READONLY | COWSNAP_REMAP_HOLES,
 		  q->remap_flags);
-	EXPECT_EQ(COWSNAP_KIND_ANON | COWSNAP_KIND_THP,
-		  q->kinds & (COWSNAP_KIND_ANON | COWSNAP_KIND_THP));
 	EXPECT_LE(q->huge_whole, 1);
 	EXPECT_EQ(COWSNAP_REASON_NONE, q->reason);
 	EXPECT_EQ(0, q->fault_addr);
 	EXPECT_EQ(sizeof(*q), q->size);
 	EXPECT_EQ(0, q->flags);
+}
+
+/* Is this kernel of series @major.@minor or later? */
+static bool kernel_is_from(unsigned int major, unsigned int minor)
+{
+	struct utsname name;
+	unsigned int is_major, is_minor;
+
+	return !uname(&name) &&
+	       sscanf(name.release, "%u.%u", &is_major, &is_minor) == 2 &&
+	       (is_major > major || (is_major == major && is_minor >= minor));
+}
+
+/*
+ * All that this kernel has and nothing else: a program believes what it says,
+ * and a kind too many is refused, or worse, when it comes to it.
+ */
+TEST_F(query, kinds_are_those_that_this_kernel_has)
+{
+	__u32 kinds = COWSNAP_KIND_ANON | COWSNAP_KIND_FILE;
+
+	if (!access("/sys/kernel/mm/transparent_hugepage", F_OK))
+		kinds |= COWSNAP_KIND_THP;
+	if (!access("/sys/kernel/mm/hugepages", F_OK)) {
+		kinds |= COWSNAP_KIND_HUGETLB;
+		/* An earlier one takes pages back from the wrong address. */
+		if (kernel_is_from(7, 3))
+			kinds |= COWSNAP_KIND_HUGETLB_RESERVED;
+	}
+	ASSERT_EQ(0, call(self->fd, COWSNAP_QUERY, &self->q));
+	EXPECT_EQ(kinds, self->q.kinds);
 }
 
 /* An operation that is announced exists, and one that is not has no flags. */

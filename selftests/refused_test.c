@@ -26,6 +26,9 @@
 #ifndef SYS_memfd_secret
 #define SYS_memfd_secret 447
 #endif
+#ifndef SYS_map_shadow_stack
+#define SYS_map_shadow_stack 453
+#endif
 #ifndef MAP_DROPPABLE
 #define MAP_DROPPABLE	0x08
 #endif
@@ -293,6 +296,39 @@ TEST_F(found, device_memory_is_refused)
 	EXPECT_EQ(-EOPNOTSUPP, mem_refused(self->fd, &r));
 	EXPECT_EQ(COWSNAP_REASON_PFNMAP, r.reason);
 	EXPECT_EQ(r.src, r.fault_addr);
+}
+
+/*
+ * Return addresses, which only the CPU writes: a second set of them could be
+ * returned to. Nothing says that a process has to use its shadow stack.
+ */
+TEST_F(found, shadow_stack_is_refused)
+{
+	struct cowsnap_remap r = { .size = sizeof(r), .len = PAGES(4) };
+	long at = syscall(SYS_map_shadow_stack, 0, r.len, /* token on top */1);
+	uint64_t was[4], is[4], token, *top;
+
+	if (at == -1)
+		SKIP(return, "no shadow stacks: %s", strerror(errno));
+	top = (uint64_t *)(at + r.len) - 1;
+	token = *top;
+	ASSERT_NE(0, token);
+	ASSERT_TRUE(mem_pagemap_read((void *)at, was, 4));
+	r.src = at;
+	EXPECT_EQ(-EOPNOTSUPP, mem_refused(self->fd, &r));
+	EXPECT_EQ(COWSNAP_REASON_SHADOW_STACK, r.reason);
+	EXPECT_EQ(r.src, r.fault_addr);
+	/* From within, and read-only: no less a shadow stack. */
+	r.src += PAGES(3);
+	r.len = MEM_PAGE;
+	r.flags = COWSNAP_REMAP_READONLY;
+	EXPECT_EQ(-EOPNOTSUPP, mem_refused(self->fd, &r));
+	EXPECT_EQ(COWSNAP_REASON_SHADOW_STACK, r.reason);
+	EXPECT_EQ(r.src, r.fault_addr);
+	EXPECT_TRUE(mem_smaps_flag((void *)at, "ss"));
+	ASSERT_TRUE(mem_pagemap_read((void *)at, is, 4));
+	EXPECT_EQ(0, memcmp(was, is, sizeof(is)));
+	EXPECT_EQ(token, *top);
 }
 
 /* Shared as it is meant to be mapped, and privately, which the kernel allows. */

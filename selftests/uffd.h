@@ -7,6 +7,7 @@
 
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/ioctl.h>
@@ -16,6 +17,9 @@
 #define U64(p)		((__u64)(uintptr_t)(p))
 
 /* Newer than the headers of Debian 12. */
+#ifndef UFFD_FEATURE_WP_HUGETLBFS_SHMEM
+#define UFFD_FEATURE_WP_HUGETLBFS_SHMEM	(1 << 12)
+#endif
 #ifndef UFFD_FEATURE_WP_UNPOPULATED
 #define UFFD_FEATURE_WP_UNPOPULATED	(1 << 13)
 #endif
@@ -91,6 +95,14 @@ static inline int trap(int uffd, void *p, size_t len, bool on)
 	};
 
 	return ioctl(uffd, UFFDIO_RWPROTECT, &rwp);
+}
+
+/* Does the monitor know of nothing? */
+static inline bool no_event(int uffd)
+{
+	struct pollfd p = { .fd = uffd, .events = POLLIN };
+
+	return poll(&p, 1, 0) == 0;
 }
 
 #endif /* COWSNAP_SELFTESTS_UFFD_H */

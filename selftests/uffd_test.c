@@ -92,13 +92,6 @@ static void *answer_one(void *arg)
 	return NULL;
 }
 
-static bool no_event(int uffd)
-{
-	struct pollfd p = { .fd = uffd, .events = POLLIN };
-
-	return poll(&p, 1, 0) == 0;
-}
-
 /* A store to a protected page waits for the monitor, which is told where. */
 static void store_and_answer(struct __test_metadata *_metadata, int uffd,
 			     char *page)

@@ -25,12 +25,13 @@ out=$top/build/check
 log=$out/log
 # What neither nodes nor page-table levels make a difference to. Whatever is
 # missing here runs twice.
-same='argument_test attribute_test churn_test diff_test dirty_test file_test fuzz_test hostile_test'
-same+=' hugetlb_file_test hugetlb_test instant_test kill_test kinds_test ksm_test kvm_test large_test'
-same+=' life_test limit_test mapped_test model_test moving_test oom_test ops_argument_test ops_place_test'
-same+=' ops_race_test pin_test query_test race_test reclaim_test refresh_test refused_test'
-same+=' release_kinds_test release_test remap_test rmap_test security_test sequence_test'
-same+=' stranger_test sync_kinds_test sync_rmap_test sync_test uffd_test unshare_kinds_test unshare_test'
+same='argument_test attribute_test churn_test diff_test dirty_test file_test fuzz_test'
+same+=' hmm_test hostile_test hugetlb_file_test hugetlb_surplus_test hugetlb_test instant_test'
+same+=' kill_test kinds_test ksm_test kvm_test large_test life_test limit_test mapped_test'
+same+=' model_test moving_test oom_test ops_argument_test ops_place_test ops_race_test pin_test'
+same+=' query_test race_test reclaim_test refresh_test refused_test release_kinds_test'
+same+=' release_test remap_test rmap_test security_test sequence_test stranger_test'
+same+=' sync_kinds_test sync_rmap_test sync_test uffd_kinds_test uffd_test unshare_kinds_test unshare_test'
 
 # How kernel $1 is called in file names.
 name_of()
