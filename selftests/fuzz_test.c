@@ -1,85 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Random arguments. Whatever a program passes: the kernel stays whole, the
- * answer is one that the header allows, a success is a true duplicate, and
- * memory that is no destination keeps its content.
+ * answer is one that the header allows, a success did what it says - a true
+ * duplicate, the same again, nothing left -, and memory that is no destination
+ * keeps its content.
  *
  * Once as root and once as nobody, who has the descriptor from root.
  * COWSNAP_FUZZ_SECONDS is the duration of each (4), COWSNAP_SEED the seed.
  */
 #include <signal.h>
-#include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
-#include <sys/uio.h>
 #include <sys/wait.h>
 
-#include "kernel.h"
-#include "harness.h"
+#include "fuzz.h"
 
 #define CHILDREN	3
-#define ARENA_PAGES	1024UL
-#define ARENA		(ARENA_PAGES * MEM_PAGE)
-#define CANARIES	8
-#define SEED		13
-
-struct fuzz {
-	int fd;
-	uint64_t random;
-	char *arena;		/* the only place that FIXED may replace */
-	char *canary[CANARIES];
-	char *arg;		/* a page for the argument, and one to run into */
-	unsigned long calls;
-	unsigned long good;
-	unsigned long by_errno[256];
-};
-
-static uint64_t pick(struct fuzz *f, uint64_t n)
-{
-	return n ? next_random(&f->random) % n : 0;
-}
-
-static bool one_in(struct fuzz *f, unsigned int n)
-{
-	return !pick(f, n);
-}
-
-/* Anything that might be a special case. */
-static uint64_t odd_number(struct fuzz *f)
-{
-	uint64_t near[] = {
-		0, 1, MEM_PAGE, MEM_HUGE, MEM_GIB, 1ULL << 32, 1ULL << 39,
-		1ULL << 47, 1ULL << 56, 1ULL << 63, UINT64_MAX,
-		(uintptr_t)f->arena, (uintptr_t)f->arena + ARENA,
-		(uintptr_t)f->canary[0], (uintptr_t)f->arg, (uintptr_t)&f,
-		(uintptr_t)odd_number, next_random(&f->random) << 16,
-	};
-	uint64_t v = near[pick(f, sizeof(near) / sizeof(*near))];
-
-	switch (pick(f, 4)) {
-	case 0:		return v;
-	case 1:		return v - MEM_PAGE;
-	case 2:		return v + (pick(f, 64) - 32) * MEM_PAGE;
-	default:	return v + pick(f, 8) - 4;
-	}
-}
-
-static uint64_t in_arena(struct fuzz *f)
-{
-	return (uintptr_t)f->arena + pick(f, ARENA_PAGES) * MEM_PAGE;
-}
-
-/* A place where nothing of ours may be overwritten, for FIXED. */
-static bool spares_us(struct fuzz *f, uint64_t dst, uint64_t len)
-{
-	uint64_t start = (uintptr_t)f->arena, end = start + ARENA;
-
-	/* What is refused may be anything. */
-	if ((dst | len) % MEM_PAGE || !len || len > 1ULL << 56 ||
-	    dst > 1ULL << 57)
-		return true;
-	return dst >= start && dst + len <= end && dst + len > dst;
-}
 
 static void make_request(struct fuzz *f, struct cowsnap_remap *r)
 {
@@ -109,81 +45,6 @@ static void make_request(struct fuzz *f, struct cowsnap_remap *r)
 	}
 }
 
-/* Where the request lies when it is passed. */
-static void *place_request(struct fuzz *f, const struct cowsnap_remap *r)
-{
-	size_t size = sizeof(*r) + 128;
-	char *at;
-
-	switch (pick(f, 30)) {
-	case 0:		/* reaches into nothing */
-		at = f->arg + MEM_PAGE - pick(f, 100);
-		break;
-	case 1:
-		at = (char *)(uintptr_t)odd_number(f);
-		if (at != f->arg)
-			return at;
-		break;
-	case 2:		/* inside of what may be replaced by the call */
-		at = (char *)(uintptr_t)in_arena(f);
-		break;
-	case 3:
-		at = f->arg + pick(f, 64);
-		break;
-	default:
-		at = f->arg;
-	}
-	if (at + size > f->arg + MEM_PAGE && at <= f->arg + MEM_PAGE)
-		size = f->arg + MEM_PAGE - at;
-	if (at < f->arena || at >= f->arena + ARENA) {
-		memset(at, 0, size);
-		memcpy(at, r, size < sizeof(*r) ? size : sizeof(*r));
-	} else {
-		/* There may be holes: let the kernel find out. */
-		struct iovec from = { (void *)r, sizeof(*r) };
-		struct iovec to = { at, sizeof(*r) };
-
-		process_vm_writev(getpid(), &from, 1, &to, 1, 0);
-	}
-	return at;
-}
-
-/* The range as it is, for comparing: pages that cannot be read are skipped. */
-static bool same_content(uint64_t a, uint64_t b, uint64_t len)
-{
-	static char page_a[MEM_PAGE], page_b[MEM_PAGE];
-	uint64_t at, step = len / 16 / MEM_PAGE * MEM_PAGE;
-
-	for (at = 0; at < len; at += step ? step : MEM_PAGE) {
-		struct iovec local = { page_a, MEM_PAGE };
-		struct iovec remote = { (void *)(uintptr_t)(a + at), MEM_PAGE };
-
-		if (process_vm_readv(getpid(), &local, 1, &remote, 1, 0) !=
-		    (ssize_t)MEM_PAGE)
-			continue;
-		local.iov_base = page_b;
-		remote.iov_base = (void *)(uintptr_t)(b + at);
-		if (process_vm_readv(getpid(), &local, 1, &remote, 1, 0) !=
-		    (ssize_t)MEM_PAGE)
-			return false;
-		if (memcmp(page_a, page_b, MEM_PAGE))
-			return false;
-	}
-	return true;
-}
-
-static bool errno_is_documented(int err)
-{
-	static const int known[] = { EINVAL, E2BIG, EOPNOTSUPP, EFAULT, ENOMEM,
-				     EEXIST, EPERM, ENOTTY };
-	size_t i;
-
-	for (i = 0; i < sizeof(known) / sizeof(*known); i++)
-		if (err == known[i])
-			return true;
-	return false;
-}
-
 static bool complain(const struct cowsnap_remap *r, const char *what, int err)
 {
 	printf("# %s: size %u flags %#x src %#llx len %#llx dst %#llx: %s, reason %u\n",
@@ -211,7 +72,7 @@ static bool check_answer(struct fuzz *f, const struct cowsnap_remap *in,
 	/* Elsewhere are our own variables, which have changed since. */
 	if (in->src >= (uintptr_t)f->arena &&
 	    in->src + in->len <= (uintptr_t)f->arena + ARENA &&
-	    !same_content(in->src, out->dst, in->len))
+	    !same_content(in->src, out->dst, in->len, true))
 		return complain(out, "no duplicate", 0);
 	if (!in_the_arena &&
 	    munmap((void *)(uintptr_t)out->dst, in->len))
@@ -219,7 +80,18 @@ static bool check_answer(struct fuzz *f, const struct cowsnap_remap *in,
 	return true;
 }
 
-static bool call_once(struct fuzz *f)
+/* Returns the errno. */
+static int issue(struct fuzz *f, unsigned int cmd, void *at)
+{
+	int err = ioctl(f->fd, cmd, at) ? errno : 0;
+
+	f->calls++;
+	f->good += !err;
+	f->by_errno[err & 255]++;
+	return err;
+}
+
+static bool call_remap(struct fuzz *f)
 {
 	struct cowsnap_remap in, out = { 0 };
 	unsigned int cmd = COWSNAP_REMAP;
@@ -233,11 +105,8 @@ static bool call_once(struct fuzz *f)
 	/* A size that ends within dst would make it 0: not an answer to check. */
 	if (in.size < sizeof(in))
 		in.flags &= ~COWSNAP_REMAP_FIXED;
-	at = place_request(f, &in);
-	err = ioctl(f->fd, cmd, at) ? errno : 0;
-	f->calls++;
-	f->good += !err;
-	f->by_errno[err & 255]++;
+	at = place_request(f, &in, sizeof(in));
+	err = issue(f, cmd, at);
 	if (err && !errno_is_documented(err))
 		return complain(&in, "undocumented error", err);
 	/* The arena's pages, where the request may have been, were replaced. */
@@ -250,6 +119,178 @@ static bool call_once(struct fuzz *f)
 		return true;
 	}
 	return check_answer(f, &in, &out, err);
+}
+
+/* The commands for what has been duplicated */
+
+struct op {
+	const char *name;
+	unsigned int cmd;
+	size_t size, out, reason;
+};
+
+#define OP(cmd_, name_, out_) {						\
+	.name = # cmd_, .cmd = COWSNAP_ ## cmd_,			\
+	.size = sizeof(struct cowsnap_ ## name_),			\
+	.out = offsetof(struct cowsnap_ ## name_, out_),		\
+	.reason = offsetof(struct cowsnap_ ## name_, reason),		\
+}
+
+static const struct op ops[] = {
+	OP(UNSHARE, unshare, copied), OP(SYNC, sync, changed),
+	OP(DIFF, diff, nr), OP(RELEASE, release, reused),
+};
+
+/* A duplicate within the arena, if what is there allows. */
+static void make_pair(struct fuzz *f, struct cowsnap_remap *r)
+{
+	char *src = (char *)(uintptr_t)in_arena(f);
+	size_t len = (1 + pick(f, 32)) * MEM_PAGE;
+
+	*r = (struct cowsnap_remap){ .size = sizeof(*r) };
+	if (src + len > f->arena + ARENA ||
+	    mmap(src, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS |
+		 MAP_FIXED, -1, 0) != src)
+		return;
+	mem_fill(src, len / 2, SEED + pick(f, 9));
+	r->flags = COWSNAP_REMAP_FIXED;
+	r->src = U64(src);
+	r->len = len;
+	r->dst = in_arena(f);
+	if (!spares_us(f, r->dst, len) || ioctl(f->fd, COWSNAP_REMAP, r))
+		r->len = 0;
+	else if (one_in(f, 2))
+		mem_fill((char *)(uintptr_t)r->dst, MEM_PAGE, SEED + pick(f, 9));
+}
+
+static void choose_ranges(struct fuzz *f, const struct op *op, union any *r)
+{
+	struct cowsnap_remap *pair = &f->pairs[pick(f, PAIRS)];
+	uint64_t skip, len, other;
+
+	if (!pair->len || one_in(f, 6))
+		make_pair(f, pair);
+	skip = one_in(f, 2) ? pick(f, pair->len / MEM_PAGE) * MEM_PAGE : 0;
+	r->first = pair->src + skip;
+	other = pair->dst + skip;
+	len = pair->len - skip;
+	if (one_in(f, 3)) {
+		r->first = other;
+		other = pair->src + skip;
+	}
+	if (one_in(f, 12))
+		r->first = odd_number(f);
+	if (one_in(f, 12))
+		other = one_in(f, 2) ? in_arena(f) : odd_number(f);
+	if (one_in(f, 12))
+		len = odd_number(f);
+	/* These two write there. */
+	if ((op->cmd == COWSNAP_SYNC || op->cmd == COWSNAP_RELEASE) &&
+	    !spares_us(f, other, len))
+		len = 0;
+	if (op->cmd == COWSNAP_UNSHARE) {
+		r->len_of_one = len;
+		return;
+	}
+	r->second = other;
+	r->len = len;
+}
+
+static void make_op(struct fuzz *f, const struct op *op, union any *r)
+{
+	memset(r, 0, sizeof(*r));
+	choose_ranges(f, op, r);
+	r->size = one_in(f, 20) ? pick(f, 200) : op->size;
+	if (op->cmd == COWSNAP_UNSHARE) {
+		r->flags = pick(f, 4);
+		r->unshare.node = one_in(f, 20) ? pick(f, 300) : 0;
+	}
+	if (one_in(f, 20))
+		r->flags |= 1U << pick(f, 32);
+	if (op->cmd != COWSNAP_DIFF)
+		return;
+	r->diff.vec = U64(f->vec);
+	r->diff.vec_len = pick(f, VEC + 1);
+	if (one_in(f, 10))	/* reaches into nothing */
+		r->diff.vec += MEM_PAGE - pick(f, 64);
+	if (one_in(f, 10))
+		r->diff.start_offset = pick(f, 40) * MEM_PAGE;
+}
+
+static bool complain_op(const struct op *op, const union any *r, const char *what,
+			int err)
+{
+	printf("# %s: %s size %u flags %#x %#llx %#llx %#llx: %s\n", what,
+	       op->name, r->size, r->flags, (unsigned long long)r->first,
+	       (unsigned long long)r->second, (unsigned long long)r->len,
+	       strerror(err));
+	return false;
+}
+
+/* In order, and what is not listed is the same. */
+static bool ranges_are_sound(struct fuzz *f, const struct cowsnap_diff *d)
+{
+	uint64_t at = d->start_offset, i;
+
+	if (d->nr > d->vec_len || d->next_offset > d->len ||
+	    d->next_offset < at || (d->nr < d->vec_len && d->next_offset != d->len))
+		return false;
+	for (i = 0; d->vec == U64(f->vec) && i < d->nr; i++) {
+		struct cowsnap_range *r = &f->vec[i];
+
+		if (r->start < at || r->end <= r->start ||
+		    r->end > d->next_offset || (r->start | r->end) % MEM_PAGE ||
+		    !same_content(d->a + at, d->b + at, r->start - at, false))
+			return false;
+		at = r->end;
+	}
+	return true;
+}
+
+static bool op_did_it(struct fuzz *f, const struct op *op, const union any *r)
+{
+	switch (op->cmd) {
+	case COWSNAP_UNSHARE:
+		return r->unshare.copied + r->unshare.reused <=
+		       r->unshare.len / MEM_PAGE;
+	case COWSNAP_SYNC:
+		return r->sync.changed <= r->len / MEM_PAGE &&
+		       same_content(r->first, r->second, r->len, false);
+	case COWSNAP_DIFF:
+		return ranges_are_sound(f, &r->diff);
+	default:
+		return !r->release.copied &&
+		       r->release.reused <= r->len / MEM_PAGE &&
+		       mem_is_free((void *)(uintptr_t)r->second, r->len);
+	}
+}
+
+static bool call_op(struct fuzz *f)
+{
+	const struct op *op = &ops[pick(f, 4)];
+	union any in, out;
+	uint32_t reason;
+	void *at;
+	int err;
+
+	make_op(f, op, &in);
+	at = place_request(f, &in, op->size);
+	err = issue(f, op->cmd, at);
+	if (err && !errno_is_documented(err))
+		return complain_op(op, &in, "undocumented error", err);
+	if (at != f->arg)
+		return true;
+	memcpy(&out, f->arg, op->size);
+	if (memcmp(&in, &out, op->out))
+		return complain_op(op, &in, "an input was changed", err);
+	if (in.size < op->size)
+		return true;
+	f->good_ops[op - ops] += !err;
+	memcpy(&reason, out.bytes + op->reason, sizeof(reason));
+	if (!err != !reason)
+		return complain_op(op, &in, "reason and error disagree", err);
+	return err || op_did_it(f, op, &out) ||
+	       complain_op(op, &in, "not done", 0);
 }
 
 /* The arena is not to become one big hole, or all of one kind. */
@@ -301,7 +342,8 @@ static bool set_up(struct fuzz *f, uint64_t seed)
 	f->random = seed;
 	f->arena = mem_map_offset(ARENA, MEM_HUGE, 0);
 	f->arg = mem_map_alone(MEM_PAGE);
-	if (!f->arena || !f->arg)
+	f->vec = (void *)mem_map_alone(MEM_PAGE);
+	if (!f->arena || !f->arg || !f->vec)
 		return false;
 	for (i = 0; i < CANARIES; i++) {
 		f->canary[i] = mem_map_alone(4 * MEM_PAGE);
@@ -344,7 +386,7 @@ static int fuzz(int fd, uint64_t seed, double duration, bool talk)
 	good = set_up(&f, seed);
 	while (good && seconds() < end) {
 		for (i = 0; i < 64 && good; i++) {
-			good = call_once(&f);
+			good = one_in(&f, 2) ? call_remap(&f) : call_op(&f);
 			if (one_in(&f, 4))
 				stir(&f);
 		}
@@ -359,6 +401,8 @@ static int fuzz(int fd, uint64_t seed, double duration, bool talk)
 	good = good && mem_check((void *)(uintptr_t)r.dst, 4 * MEM_PAGE, SEED);
 	if (talk) {
 		printf("# %lu calls, %lu succeeded", f.calls, f.good);
+		for (i = 0; i < 4; i++)
+			printf(", %s %lu", ops[i].name, f.good_ops[i]);
 		for (i = 1; i < 256; i++)
 			if (f.by_errno[i])
 				printf(", %s %lu", strerrorname_np(i),
@@ -368,6 +412,8 @@ static int fuzz(int fd, uint64_t seed, double duration, bool talk)
 	/* Neither all refused nor only one kind of answer. */
 	good = good && f.good > f.calls / 50 && f.by_errno[EINVAL] &&
 	       f.by_errno[ENOMEM] && f.by_errno[EOPNOTSUPP];
+	for (i = 0; i < 4; i++)
+		good = good && f.good_ops[i];
 	fflush(stdout);
 	return !good;
 }

@@ -12,12 +12,10 @@
 #include <sys/wait.h>
 
 #include "kernel.h"
+#include "request.h"
 #include "uring.h"
-#include "harness.h"
 
 #define NOBODY		65534
-#define PAGES(n)	((n) * MEM_PAGE)
-#define U64(p)		((__u64)(uintptr_t)(p))
 #define SYSFS		"/sys/class/misc/cowsnap"
 
 /*
@@ -296,6 +294,139 @@ TEST_F(answer, query_is_complete_and_the_same_each_time)
 		EXPECT_EQ(0, memcmp(&a, q, sizeof(a)));
 		for (i = sizeof(*q); i < MEM_PAGE; i++)
 			ASSERT_EQ(0x5a, self->page[i]);
+	}
+}
+
+/* The other commands, with eight pages of source and a duplicate of them. */
+struct op {
+	unsigned long cmd;
+	size_t size, out, reason, reserved;	/* the last one may be an input */
+	bool two;
+};
+
+#define OP(cmd_, name, first_out, two_) {				\
+	COWSNAP_ ## cmd_, sizeof(struct cowsnap_ ## name),		\
+	offsetof(struct cowsnap_ ## name, first_out),			\
+	offsetof(struct cowsnap_ ## name, reason),			\
+	offsetof(struct cowsnap_ ## name, reserved), two_,		\
+}
+
+static const struct op ops[] = {
+	OP(UNSHARE, unshare, copied, false), OP(SYNC, sync, changed, true),
+	OP(DIFF, diff, nr, true), OP(RELEASE, release, reused, true),
+};
+
+#define VEC	4
+
+static void set_ranges(const struct op *op, union any *r, __u64 first,
+		       __u64 second, __u64 len)
+{
+	r->first = first;
+	if (op->two) {
+		r->second = second;
+		r->len = len;
+	} else {
+		r->len_of_one = len;
+	}
+}
+
+/* One of each kind of answer; 0 past the last one. */
+static bool op_request(const struct op *op, unsigned int i, char *src, char *dup,
+		       union any *r)
+{
+	const __u64 a = U64(src), b = U64(dup), len = PAGES(8);
+	const struct {
+		__u64 first, second, len;
+		__u32 flags, reserved;
+	} kinds[] = {
+		{ a, b, len, 0, 0 }, { a, b, len, 1, 0 }, { a, b, len, 0, 1 },
+		{ a, b, len, 1u << 31, 0 }, { a, b, 0, 0, 0 },
+		{ a, b, ~4095ULL, 0, 0 }, { a + 1, b, len, 0, 0 },
+		{ a, a, len, 0, 0 }, { KERNEL_FROM, b, len, 0, 0 },
+		{ a, KERNEL_FROM, len, 0, 0 }, { PAGES(16), b, len, 0, 0 },
+	};
+
+	if (i >= sizeof(kinds) / sizeof(*kinds))
+		return false;
+	memset(r, 0, sizeof(*r));
+	set_ranges(op, r, kinds[i].first, kinds[i].second, kinds[i].len);
+	r->size = op->size;
+	r->flags = kinds[i].flags;
+	memcpy(r->bytes + op->reserved, &kinds[i].reserved, 4);
+	return true;
+}
+
+/* The duplicate anew, one page of which is another; the source shares the rest. */
+static bool renew(int fd, char *src, char *dup)
+{
+	struct cowsnap_remap r;
+
+	if (mem_remap(fd, src, PAGES(8), dup, COWSNAP_REMAP_FIXED, &r))
+		return false;
+	mem_fill(dup + PAGES(3), MEM_PAGE, 2);
+	return true;
+}
+
+/* As poisoned(), with room for ranges behind the struct; all of it goes to @page. */
+static int op_poisoned(int fd, char *page, const struct op *op, const union any *in,
+		       unsigned char poison)
+{
+	struct cowsnap_diff *d = (struct cowsnap_diff *)page;
+	size_t i, end = op->size, vec = 256;
+	int err;
+
+	memset(page, poison, MEM_PAGE);
+	memcpy(page, in, op->out);
+	memcpy(page + op->reserved, in->bytes + op->reserved, 4);
+	if (op->cmd == COWSNAP_DIFF) {
+		d->vec = U64(page + vec);
+		d->vec_len = VEC;
+	}
+	err = call(fd, op->cmd, page);
+	for (i = end; i < MEM_PAGE; i++) {
+		if (op->cmd == COWSNAP_DIFF && i == vec)
+			i += d->nr * sizeof(struct cowsnap_range);
+		if ((unsigned char)page[i] != poison)
+			return -9999;
+	}
+	/* What is no answer differs, as it has to. */
+	memset(page + end, 0, vec - end);
+	if (op->cmd == COWSNAP_DIFF)
+		vec += d->nr * sizeof(struct cowsnap_range);
+	memset(page + vec, 0, MEM_PAGE - vec);
+	return err;
+}
+
+/* As of REMAP above. What each did is done again for the second call. */
+TEST_F(answer, of_other_commands_is_complete_and_the_same_each_time)
+{
+	char first[MEM_PAGE], *dup = mem_dup(self->fd, self->src, PAGES(8));
+	const struct op *op;
+	union any in;
+	unsigned int i;
+	__u32 reason;
+	int err;
+
+	ASSERT_NE(NULL, dup);
+	for (op = ops; op < ops + 4; op++) {
+		for (i = 0; op_request(op, i, self->src, dup, &in); i++) {
+			ASSERT_TRUE(renew(self->fd, self->src, dup));
+			err = op_poisoned(self->fd, self->page, op, &in, 0xff);
+			memcpy(first, self->page, MEM_PAGE);
+			mem_fill(self->src, PAGES(8), 1);
+			ASSERT_TRUE(renew(self->fd, self->src, dup));
+			EXPECT_EQ(err, op_poisoned(self->fd, self->page, op, &in,
+						   0x5a));
+			EXPECT_NE(-9999, err)
+				TH_LOG("%lu, request %u: bytes behind the struct",
+				       op->cmd & 255, i);
+			EXPECT_EQ(0, memcmp(first, self->page, MEM_PAGE))
+				TH_LOG("%lu, request %u has two answers",
+				       op->cmd & 255, i);
+			memcpy(&reason, first + op->reason, 4);
+			EXPECT_EQ(!err, !reason);
+			mem_fill(self->src, PAGES(8), 1);
+		}
 	}
 }
 
