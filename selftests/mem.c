@@ -749,6 +749,7 @@ void mem_counters(struct mem_counters *c)
 			line_value(line, "VmData", &c->vm_data);
 			line_value(line, "RssFile", &c->rss_file);
 			line_value(line, "RssShmem", &c->rss_shmem);
+			line_value(line, "HugetlbPages", &c->hugetlb);
 			line_value(line, "VmPTE", &c->pte);
 			line_value(line, "VmLck", &c->locked);
 		}
@@ -785,6 +786,7 @@ bool mem_counters_equal(const struct mem_counters *a,
 	/* Our own text, faulted in by and by; a tmpfs counts it as shmem. */
 	equal &= same("RssFile", a->rss_file, b->rss_file, 2048);
 	equal &= same("RssShmem", a->rss_shmem, b->rss_shmem, 2048);
+	equal &= same("HugetlbPages", a->hugetlb, b->hugetlb, 0);
 	equal &= same("swap", a->swap, b->swap, 0);
 	equal &= same("VmPTE", a->pte, b->pte, 0);
 	equal &= same("VmLck", a->locked, b->locked, 0);

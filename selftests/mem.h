@@ -145,6 +145,7 @@ struct mem_counters {
 	long rss_anon;
 	long rss_file;
 	long rss_shmem;
+	long hugetlb;
 	long swap;
 	long pte;
 	long locked;
