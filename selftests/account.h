@@ -8,6 +8,7 @@
 
 #include <linux/membarrier.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <sys/syscall.h>
 
 #include "kernel.h"
@@ -48,6 +49,12 @@ static inline int cgroup_write(const struct cgroup *cg, const char *file,
 static inline int account_hold(const struct cgroup *cg)
 {
 	return cgroup_write(cg, "memory.swap.max", "0");
+}
+
+/* Swapping is possible again. */
+static inline int account_release(const struct cgroup *cg)
+{
+	return cgroup_write(cg, "memory.swap.max", "max");
 }
 
 /*
@@ -106,6 +113,47 @@ static inline bool charge_returned(const struct cgroup *cg, long pages)
 	fprintf(stderr, "# the cgroup was charged %ld pages, is %ld\n", pages,
 		now);
 	return false;
+}
+
+/*
+ * The same where memory comes and goes: what is freed is taken from the charge, not
+ * put back to the stock, of which then any part is left. With the files open nothing
+ * is charged from emptying it to reading, so that none is.
+ */
+struct charge_meter {
+	int high, current;
+};
+
+static inline long meter_pages(const struct charge_meter *m)
+{
+	char text[24] = "";
+
+	if (pread(m->current, text, sizeof(text) - 1, 0) <= 0)
+		return -1;
+	return atol(text) / (long)MEM_PAGE;
+}
+
+static inline long meter_read(const struct charge_meter *m)
+{
+	char text[24];
+	int len = snprintf(text, sizeof(text), "%ld",
+			   (meter_pages(m) - 1) * (long)MEM_PAGE);
+
+	if (pwrite(m->high, text, len, 0) != len ||
+	    pwrite(m->high, "max", 3, 0) != 3)
+		return -1;
+	return meter_pages(m);
+}
+
+static inline bool meter_open(struct charge_meter *m, const struct cgroup *cg)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/memory.high", cg->dir);
+	m->high = open(path, O_WRONLY | O_CLOEXEC);
+	snprintf(path, sizeof(path), "%s/memory.current", cg->dir);
+	m->current = open(path, O_RDONLY | O_CLOEXEC);
+	return m->high >= 0 && m->current >= 0 && meter_read(m) > 0;
 }
 
 /* The pool of huge pages of the default size, in pages. */

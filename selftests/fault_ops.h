@@ -13,22 +13,7 @@
 #include <stdatomic.h>
 #include <sys/wait.h>
 
-#include "fault_scenes.h"
-#include "ops.h"
-
-#define MAX_PAGES	(3 * MEM_HUGE / MEM_PAGE)
-
-/* Two ranges, and the seed of each page's pattern; 0: zeroes. */
-struct pair {
-	char *a, *b;
-	size_t nr;
-	unsigned char in_a[MAX_PAGES], in_b[MAX_PAGES];
-	struct uring ring;
-	bool differs;	/* by nature, also after a SYNC: pinned and KSM pages */
-	bool busy;	/* somebody wants the mmap lock all the time */
-	size_t guard;	/* bytes of inaccessible memory at both ends of @a */
-	pid_t child;	/* that has all of it, too, or 0 */
-};
+#include "fault_pairs.h"
 
 struct op_sweep {
 	int fd;
@@ -36,267 +21,13 @@ struct op_sweep {
 	unsigned int flags;
 	bool (*make)(struct pair *p, int fd);
 	const struct injector *by;
-	struct mem_counters before;
+	struct cgroup *cg;	/* that we are in, or NULL */
+	struct state before;
+	struct charge_meter meter;
+	long charge;
 	bool counted;	/* that is how it shall be after each step */
 	int steps, recovered;
 };
-
-static void set_a(struct pair *p, size_t i, unsigned char seed)
-{
-	if (seed)
-		mem_fill(p->a + PAGES(i), MEM_PAGE, seed);
-	else
-		madvise(p->a + PAGES(i), MEM_PAGE, MADV_DONTNEED);
-	p->in_a[i] = seed;
-}
-
-static void set_b(struct pair *p, size_t i, unsigned char seed)
-{
-	if (seed)
-		mem_fill(p->b + PAGES(i), MEM_PAGE, seed);
-	else
-		madvise(p->b + PAGES(i), MEM_PAGE, MADV_DONTNEED);
-	p->in_b[i] = seed;
-}
-
-static bool page_is(const char *page, unsigned char seed)
-{
-	return seed ? *(const volatile uint64_t *)page && mem_check(page, MEM_PAGE, seed) :
-		      mem_is_zero(page, MEM_PAGE);
-}
-
-/* All of @a written, and a duplicate of it. */
-static bool duplicated(struct pair *p, int fd, char *a, size_t nr)
-{
-	size_t i;
-
-	p->a = a;
-	p->nr = nr;
-	if (!a)
-		return false;
-	for (i = 0; i < nr; i++)
-		set_a(p, i, 1 + i % 50);
-	p->b = mem_dup(fd, a, PAGES(nr));
-	memcpy(p->in_b, p->in_a, nr);
-	return p->b;
-}
-
-/* Differences of each kind in the pages from @i on. */
-static void differ(struct pair *p, size_t i)
-{
-	set_a(p, i, 101);
-	set_b(p, i + 1, 102);
-	set_a(p, i + 2, 103);
-	set_b(p, i + 2, 104);
-	set_a(p, i + 4, 0);
-	set_b(p, i + 5, 0);
-	set_a(p, i + 6, 0);
-	set_b(p, i + 7, 0);
-	/* The zero page. */
-	page_is(p->a + PAGES(i + 6), 0);
-	page_is(p->b + PAGES(i + 7), 0);
-}
-
-static bool pair_plain(struct pair *p, int fd)
-{
-	p->guard = MEM_PAGE;
-	if (!duplicated(p, fd, mem_map_alone(PAGES(24)), 24))
-		return false;
-	differ(p, 8);
-	return true;
-}
-
-static bool pair_swapped(struct pair *p, int fd)
-{
-	char *a = mem_map_alone(PAGES(16));
-	size_t i;
-
-	p->guard = MEM_PAGE;
-	if (!a || !mem_have_swap())
-		return false;
-	for (i = 0; i < 16; i++)
-		mem_fill(a + PAGES(i), MEM_PAGE, p->in_a[i] = p->in_b[i] = 1 + i);
-	p->a = a;
-	p->nr = 16;
-	if (mem_pageout(a, PAGES(16)) != 16)
-		return false;
-	p->b = mem_dup(fd, a, PAGES(16));
-	if (!p->b)
-		return false;
-	set_b(p, 3, 101);
-	set_b(p, 4, 0);
-	set_a(p, 6, 102);
-	return true;
-}
-
-/* One side huge, the other torn; a huge page that comes whole. */
-static bool pair_huge(struct pair *p, int fd)
-{
-	size_t i;
-
-	if (!duplicated(p, fd, mem_map_huge(3 * MEM_HUGE), 3 * MEM_HUGE / MEM_PAGE))
-		return false;
-	set_b(p, 9, 101);
-	set_a(p, 512 + 9, 102);
-	madvise(p->b + 2 * MEM_HUGE, MEM_HUGE, MADV_DONTNEED);
-	for (i = 1024; i < 1536; i++)
-		p->in_b[i] = 0;
-	return true;
-}
-
-/* Huge pages that a child has, on all kernels. @b has the same contents. */
-static bool pair_of_child(struct pair *p, int fd)
-{
-	size_t i;
-
-	p->nr = MEM_HUGE / MEM_PAGE;
-	p->a = mem_map_huge(MEM_HUGE);
-	p->b = mem_map_offset(MEM_HUGE, MEM_HUGE, 0);
-	if (fd < 0 || !p->a || !p->b)
-		return false;
-	for (i = 0; i < p->nr; i++) {
-		set_a(p, i, 1 + i % 50);
-		set_b(p, i, 1 + i % 50);
-	}
-	p->child = fork();
-	if (p->child)
-		return p->child > 0;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	pause();
-	_exit(0);
-}
-
-/* The huge zero page, which one side has torn: it is huge on all kernels. */
-static bool pair_huge_zero(struct pair *p, int fd)
-{
-	p->a = mem_map_offset(MEM_HUGE, MEM_HUGE, 0);
-	p->nr = MEM_HUGE / MEM_PAGE;
-	if (!p->a || madvise(p->a, MEM_HUGE, MADV_HUGEPAGE) ||
-	    !mem_is_zero(p->a, MEM_PAGE))
-		return false;
-	p->b = mem_dup(fd, p->a, MEM_HUGE);
-	if (!p->b)
-		return false;
-	set_a(p, 3, 101);
-	return true;
-}
-
-/* Of what @b has some 500 pages are replaced at once. */
-static bool pair_large(struct pair *p, int fd)
-{
-	size_t i;
-
-	p->guard = MEM_PAGE;
-	if (!duplicated(p, fd, mem_map_alone(PAGES(700)), 700))
-		return false;
-	for (i = 0; i < 700; i++)
-		set_b(p, i, 60 + i % 50);
-	return true;
-}
-
-static bool pair_pinned(struct pair *p, int fd)
-{
-	char *a = mem_map_alone(PAGES(16));
-
-	if (!a || uring_open(&p->ring) || uring_pin(&p->ring, a + PAGES(4), PAGES(3)))
-		return false;
-	p->guard = MEM_PAGE;
-	p->differs = true;
-	if (!duplicated(p, fd, a, 16))
-		return false;
-	set_b(p, 5, 101);
-	set_a(p, 6, 102);
-	return true;
-}
-
-static bool pair_merged(struct pair *p, int fd)
-{
-	char *a = mem_map_alone(PAGES(4));
-	size_t i;
-
-	if (!a)
-		return false;
-	p->a = a;
-	p->nr = 4;
-	p->guard = MEM_PAGE;
-	p->differs = true;
-	for (i = 0; i < 4; i++)
-		mem_fill(a + PAGES(i), MEM_PAGE, p->in_a[i] = p->in_b[i] = 1 + i % 2);
-	if (!ksm_merge(a, PAGES(4)))
-		return false;
-	p->b = mem_dup(fd, a, PAGES(4));
-	if (!p->b)
-		return false;
-	set_b(p, 1, 101);
-	return true;
-}
-
-static bool pair_file(struct pair *p, int fd)
-{
-	struct scene s = { 0 };
-	size_t i;
-
-	if (!file(&s))
-		return false;
-	p->guard = MEM_PAGE;
-	if (!duplicated(p, fd, s.src, LEN / MEM_PAGE))
-		return false;
-	for (i = 0; i < 8; i++) {
-		set_a(p, i, i % 2 ? 101 : 0);
-		set_b(p, i + 4, i % 2 ? 102 : 0);
-	}
-	return true;
-}
-
-static bool pair_hugetlb(struct pair *p, int fd)
-{
-	struct scene s = { 0 };
-
-	if (!hugetlb_shared(&s))
-		return false;
-	p->a = s.src;
-	p->nr = s.len / MEM_PAGE;
-	if (!duplicated(p, fd, s.src, p->nr))
-		return false;
-	set_b(p, 5, 101);
-	return true;
-}
-
-/* A few pages below each of several page tables. */
-static bool pair_sparse(struct pair *p, int fd)
-{
-	size_t i;
-
-	p->a = mem_map_offset(3 * MEM_HUGE, MEM_HUGE, 0);
-	p->nr = 3 * MEM_HUGE / MEM_PAGE;
-	if (!p->a)
-		return false;
-	for (i = 0; i < p->nr; i += 100)
-		set_a(p, i, 1 + i % 50);
-	p->b = mem_dup(fd, p->a, PAGES(p->nr));
-	memcpy(p->in_b, p->in_a, p->nr);
-	return p->b;
-}
-
-/* And an impatient neighbour. */
-static bool pair_busy(struct pair *p, int fd)
-{
-	p->busy = true;
-	return pair_sparse(p, fd);
-}
-
-/* Differences in each of the pieces. */
-static bool pair_by_several(struct pair *p, int fd)
-{
-	size_t i;
-
-	workers_force(3);
-	if (!pair_sparse(p, fd))
-		return false;
-	for (i = 0; i < 3; i++)
-		differ(p, i * MEM_HUGE / MEM_PAGE + 110);
-	return true;
-}
 
 static _Atomic bool rest, wants;
 
@@ -480,13 +211,49 @@ static bool op_make(struct op_sweep *w, struct pair *p)
 	return w->make(p, w->fd);
 }
 
+/* A scene may swap; what is looked at may not be, see account.h. */
+static long op_charge(struct op_sweep *w)
+{
+	long charge;
+
+	account_hold(w->cg);
+	charge = meter_read(&w->meter);
+	account_release(w->cg);
+	return charge;
+}
+
+/*
+ * After all steps, since it takes its time: what each leaves behind adds up. What
+ * is freed after a grace period is waited for.
+ */
+static bool is_charged_no_more(struct op_sweep *w)
+{
+	double end = seconds() + 5;
+	long now;
+
+	if (!w->cg)
+		return true;
+	while ((now = op_charge(w)) > w->charge + CHARGE_SLACK) {
+		if (seconds() > end)
+			return complain("the cgroup was charged %ld pages, is %ld",
+					w->charge, now);
+		usleep(10000);
+	}
+	return true;
+}
+
 static bool nothing_is_left(struct op_sweep *w)
 {
-	struct mem_counters now;
-
 	mem_drain();
-	mem_counters(&now);
-	return mem_counters_equal(&w->before, &now);
+	return state_is_still(&w->before);
+}
+
+static void take_op_state(struct op_sweep *w)
+{
+	mem_drain();
+	take_state(&w->before);
+	if (w->cg)
+		w->charge = op_charge(w);
 }
 
 /* Returns 1 to go on, 0 past the last step, -1 when broken. */
@@ -567,16 +334,37 @@ static int op_sweep_all(struct op_sweep *w)
 	/* What judging touches for the first time is our own. */
 	if (op_sweep_step(w, p, 1) < 0)
 		return 1;
-	mem_drain();
-	mem_counters(&w->before);
+	take_op_state(w);
 	w->counted = nothing_is_left(w);
 	w->steps = w->recovered = 0;
 	if (!w->counted || !op_sweep_steps(w))
 		return 1;
-	w->by = &point_injector;
-	if (!fail_missed_points(op_step_at_point, w))
-		return complain("after a failure at %s", chosen_point) + 1;
-	return 0;
+	if (w->by == &module_injector) {
+		w->by = &point_injector;
+		if (!fail_missed_points(op_step_at_point, w))
+			return complain("after a failure at %s", chosen_point) + 1;
+	}
+	return !is_charged_no_more(w);
+}
+
+/*
+ * In a cgroup, which takes staying on one CPU. A neighbour that is to be kept
+ * waiting has another one.
+ */
+static int op_sweep_charged(struct op_sweep *w)
+{
+	struct cgroup cg;
+	int ret;
+
+	if (w->make == pair_busy)
+		return op_sweep_all(w);
+	w->cg = account_enter(&cg) ? NULL : &cg;
+	if (w->cg && (account_release(w->cg) || !meter_open(&w->meter, w->cg)))
+		return complain("the charge cannot be read") + 1;
+	ret = op_sweep_all(w);
+	if (w->cg)
+		cgroup_leave(&cg);
+	return ret;
 }
 
 #endif /* COWSNAP_SELFTESTS_FAULT_OPS_H */

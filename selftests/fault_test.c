@@ -21,9 +21,10 @@ FIXTURE_VARIANT(fault) {
 	bool (*make_fd)(struct scene *s, int fd);
 	bool needs;	/* something that may be missing */
 	bool lasting;	/* also with memory staying short from each step on */
+	bool sample;	/* of its kind */
 };
 
-FIXTURE_VARIANT_ADD(fault, plain) { .make = plain };
+FIXTURE_VARIANT_ADD(fault, plain) { .make = plain, .sample = true };
 FIXTURE_VARIANT_ADD(fault, by_several) { .make = by_several };
 FIXTURE_VARIANT_ADD(fault, untouched) { .make = untouched };
 FIXTURE_VARIANT_ADD(fault, far_away) { .make = far_away };
@@ -42,16 +43,22 @@ FIXTURE_VARIANT_ADD(fault, over_memory) { .make = over_memory };
 FIXTURE_VARIANT_ADD(fault, over_a_part_of_memory) {
 	.make = over_a_part_of_memory,
 };
-FIXTURE_VARIANT_ADD(fault, huge) { .make = huge, .needs = true };
+FIXTURE_VARIANT_ADD(fault, huge) {
+	.make = huge, .needs = true, .sample = true,
+};
 FIXTURE_VARIANT_ADD(fault, huge_elsewhere) {
 	.make = huge_elsewhere, .needs = true, .lasting = true,
 };
 FIXTURE_VARIANT_ADD(fault, part_of_huge_pinned) {
 	.make = part_of_huge_pinned, .needs = true,
 };
-FIXTURE_VARIANT_ADD(fault, pinned) { .make = pinned, .needs = true };
+FIXTURE_VARIANT_ADD(fault, pinned) {
+	.make = pinned, .needs = true, .sample = true,
+};
 FIXTURE_VARIANT_ADD(fault, huge_pinned) { .make = huge_pinned, .needs = true };
-FIXTURE_VARIANT_ADD(fault, swapped) { .make = swapped, .needs = true };
+FIXTURE_VARIANT_ADD(fault, swapped) {
+	.make = swapped, .needs = true, .sample = true,
+};
 FIXTURE_VARIANT_ADD(fault, swapped_often) {
 	.make_fd = swapped_often, .needs = true, .lasting = true,
 };
@@ -63,10 +70,10 @@ FIXTURE_VARIANT_ADD(fault, of_all_kinds) {
 	.make = of_all_kinds, .needs = true, .lasting = true,
 };
 
-FIXTURE_VARIANT_ADD(fault, file) { .make = file };
+FIXTURE_VARIANT_ADD(fault, file) { .make = file, .sample = true };
 FIXTURE_VARIANT_ADD(fault, dev_zero) { .make = dev_zero };
 FIXTURE_VARIANT_ADD(fault, hugetlb_shared) {
-	.make = hugetlb_shared, .needs = true,
+	.make = hugetlb_shared, .needs = true, .sample = true,
 };
 FIXTURE_VARIANT_ADD(fault, hugetlb_pinned) {
 	.make = hugetlb_pinned, .needs = true,
@@ -202,7 +209,10 @@ static void prepare_kernel(void)
 /* The same with each allocation below the call: it fails in a callee's midst. */
 TEST_F_TIMEOUT(fault, each_failing_allocation_is_undone, 300)
 {
-	struct sweep w = { .fd = self->fd, .by = &kernel_injector };
+	struct sweep w = {
+		.fd = self->fd, .by = &kernel_injector,
+		.sample = variant->sample,
+	};
 	struct outcome out;
 	int ret;
 
@@ -230,10 +240,12 @@ FIXTURE_VARIANT(fault_op) {
 	bool (*make)(struct pair *p, int fd);
 };
 
-#define FAULT_OP(cmd_, name, make_, flags_)				\
-FIXTURE_VARIANT_ADD(fault_op, name) {					\
+#define FAULT_OP_IN(fixture, cmd_, name, make_, flags_)			\
+FIXTURE_VARIANT_ADD(fixture, name) {					\
 	.cmd = COWSNAP_ ## cmd_, .flags = (flags_), .make = (make_),	\
 }
+#define FAULT_OP(cmd_, name, make_, flags_)				\
+	FAULT_OP_IN(fault_op, cmd_, name, make_, flags_)
 
 FAULT_OP(UNSHARE, unshare_plain, pair_plain, 0);
 FAULT_OP(UNSHARE, unshare_reuse, pair_plain, COWSNAP_UNSHARE_REUSE);
@@ -286,6 +298,31 @@ FIXTURE_TEARDOWN(fault_op)
 	close(self->fd);
 }
 
+/* In a child, as run_sweep(). */
+static int run_op_sweep(struct op_sweep *w, struct outcome *out)
+{
+	struct outcome *shared = mmap(NULL, MEM_PAGE, PROT_READ | PROT_WRITE,
+				      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int status = -1;
+	pid_t pid;
+
+	if (shared == MAP_FAILED)
+		return -1;
+	pid = fork();
+	if (!pid) {
+		status = op_sweep_charged(w);
+		shared->steps = w->steps;
+		shared->recovered = w->recovered;
+		shared->cgroup = w->cg;
+		_exit(status);
+	}
+	if (waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
+		return -1;
+	*out = *shared;
+	munmap(shared, MEM_PAGE);
+	return WEXITSTATUS(status);
+}
+
 /* If this fails, a machine short of memory loses data of both sides. */
 TEST_F_TIMEOUT(fault_op, each_failing_step_can_be_tried_again, 300)
 {
@@ -293,27 +330,77 @@ TEST_F_TIMEOUT(fault_op, each_failing_step_can_be_tried_again, 300)
 		.fd = self->fd, .cmd = variant->cmd, .flags = variant->flags,
 		.make = variant->make, .by = &module_injector,
 	};
-	int *steps = mmap(NULL, MEM_PAGE, PROT_READ | PROT_WRITE,
-			  MAP_SHARED | MAP_ANONYMOUS, -1, 0), status = -1;
-	pid_t pid;
+	struct outcome out;
+	int ret;
 
 	if (access(FAIL_NTH, W_OK))
 		SKIP(return, "the module was built without fault injection");
-	ASSERT_NE(MAP_FAILED, steps);
-	pid = fork();
-	if (!pid) {
-		status = op_sweep_all(&w);
-		steps[0] = w.steps;
-		steps[1] = w.recovered;
-		_exit(status);
-	}
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	if (status == 2 << 8)
+	ret = run_op_sweep(&w, &out);
+	if (ret == 2)
 		SKIP(return, "no memory of that kind here");
-	EXPECT_EQ(0, status);
+	ASSERT_EQ(0, ret);
 	/* The room for the answer, memory, the lock, the answer. */
-	EXPECT_LE(4, steps[0]);
-	TH_LOG("%d steps can fail, of which %d are got over", steps[0], steps[1]);
+	EXPECT_LE(4, out.steps);
+	TH_LOG("%d steps can fail, of which %d are got over%s", out.steps,
+	       out.recovered, out.cgroup ? "" : "; no memory cgroup");
+}
+
+/*
+ * The same with each allocation below the call, as of REMAP: scenes of the kinds
+ * with the most of them, since each takes seconds where the kernel can do that.
+ */
+FIXTURE(fault_below) {
+	int fd;
+};
+
+FIXTURE_VARIANT(fault_below) {
+	unsigned long cmd;
+	unsigned int flags;
+	bool (*make)(struct pair *p, int fd);
+};
+
+#define FAULT_BELOW(cmd_, name, make_)					\
+	FAULT_OP_IN(fault_below, cmd_, name, make_, 0)
+
+FAULT_BELOW(UNSHARE, unshare_plain, pair_plain);
+FAULT_BELOW(UNSHARE, unshare_swapped, pair_swapped);
+FAULT_BELOW(UNSHARE, unshare_file, pair_file);
+FAULT_BELOW(DIFF, diff_plain, pair_plain);
+FAULT_BELOW(SYNC, sync_plain, pair_plain);
+FAULT_BELOW(SYNC, sync_huge, pair_huge);
+FAULT_BELOW(RELEASE, release_plain, pair_plain);
+FAULT_BELOW(RELEASE, release_file, pair_file);
+
+FIXTURE_SETUP(fault_below)
+{
+	self->fd = mem_open();
+	ASSERT_LE(0, self->fd);
+}
+
+FIXTURE_TEARDOWN(fault_below)
+{
+	close(self->fd);
+}
+
+TEST_F_TIMEOUT(fault_below, each_failing_allocation_can_be_tried_again, 300)
+{
+	struct op_sweep w = {
+		.fd = self->fd, .cmd = variant->cmd, .flags = variant->flags,
+		.make = variant->make, .by = &kernel_injector,
+	};
+	struct outcome out;
+	int ret;
+
+	if (access(KERNEL_FAIL_NTH, W_OK))
+		SKIP(return, "the kernel has no fault injection");
+	prepare_kernel();
+	ret = run_op_sweep(&w, &out);
+	if (ret == 2)
+		SKIP(return, "no memory of that kind here");
+	ASSERT_EQ(0, ret);
+	TH_LOG("%d allocations can fail, of which %d are got over", out.steps,
+	       out.recovered);
+	EXPECT_LT(0, out.steps);
 }
 
 /* The fault points that the module announces */
