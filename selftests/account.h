@@ -128,7 +128,8 @@ static inline long meter_pages(const struct charge_meter *m)
 {
 	char text[24] = "";
 
-	pread(m->current, text, sizeof(text) - 1, 0);
+	if (pread(m->current, text, sizeof(text) - 1, 0) <= 0)
+		return -1;
 	return atol(text) / (long)MEM_PAGE;
 }
 
@@ -138,8 +139,9 @@ static inline long meter_read(const struct charge_meter *m)
 	int len = snprintf(text, sizeof(text), "%ld",
 			   (meter_pages(m) - 1) * (long)MEM_PAGE);
 
-	pwrite(m->high, text, len, 0);
-	pwrite(m->high, "max", 3, 0);
+	if (pwrite(m->high, text, len, 0) != len ||
+	    pwrite(m->high, "max", 3, 0) != 3)
+		return -1;
 	return meter_pages(m);
 }
 
