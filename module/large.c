@@ -31,9 +31,9 @@
  * - The same by a stranger, with whose pages KSM merged ours: when such a page is
  *   swapped out, entries of it stand in any process that had it, and it comes
  *   back as a usual page. Nothing tells these entries from others. So once KSM
- *   has been at work, one that is not exclusive is faulted in, and what still is
- *   in the swap cache then, because others have the entry, is copied. Nor is the
- *   duplicate for KSM: it would have such entries together with the source.
+ *   has been at work, one that is not exclusive is faulted in, and what cannot
+ *   leave the swap cache then, because others have the entry, is copied. Nor is
+ *   the duplicate for KSM: it would have such entries together with the source.
  *
  * Khugepaged and MADV_COLLAPSE copy what they collapse: what comes of it is
  * mapped on one side only. That leaves the user who calls MADV_HUGEPAGE on one
@@ -121,6 +121,23 @@ bool cowsnap_swap_has_strangers(void)
 #else
 	return false;
 #endif
+}
+
+/**
+ * cowsnap_leaves_swap_cache - has nobody swap entries of a page any more?
+ * @folio: mapped by an entry whose lock is held
+ *
+ * As in wp_can_reuse_anon_folio().
+ */
+bool cowsnap_leaves_swap_cache(struct folio *folio)
+{
+	bool left;
+
+	if (!folio_trylock(folio))
+		return false;
+	left = !folio_test_swapcache(folio) || ksym(folio_free_swap)(folio);
+	folio_unlock(folio);
+	return left;
 }
 
 /**

@@ -20,6 +20,7 @@ enum large_rule {
 
 bool cowsnap_vma_has_relatives(struct vm_area_struct *vma);
 bool cowsnap_swap_has_strangers(void);
+bool cowsnap_leaves_swap_cache(struct folio *folio);
 bool cowsnap_swap_needs_fault(struct cowsnap_walk *walk, pte_t pte);
 void cowsnap_split(struct cowsnap_walk *walk, struct folio *folio);
 unsigned int cowsnap_nohuge_splits(struct cowsnap_op *op);
@@ -59,7 +60,7 @@ static inline enum large_rule cowsnap_large_rule(struct cowsnap_walk *walk,
 	if (unlikely(walk->has_relatives) && !PageAnonExclusive(page))
 		return LARGE_COPY;
 	if (unlikely(walk->has_strangers) && !PageAnonExclusive(page) &&
-	    folio_test_swapcache(folio))
+	    folio_test_swapcache(folio) && !cowsnap_leaves_swap_cache(folio))
 		return LARGE_COPY;
 	if (likely(!folio_test_large(folio)))
 		return LARGE_SHARE;

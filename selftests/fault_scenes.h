@@ -257,6 +257,11 @@ static bool swapped_often(struct scene *s, int fd)
 	for (i = 0; i < 61; i++)
 		if (!mem_dup(fd, s->src, s->len))
 			return false;
+	/* Others have all the entries, and might be strangers. */
+	if (ksm_has_run() && !mem_huge_whole(fd)) {
+		s->copied = s->shared;
+		s->shared = 0;
+	}
 	return true;
 }
 

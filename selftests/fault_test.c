@@ -65,7 +65,6 @@ FIXTURE_VARIANT_ADD(fault, swapped_often) {
 FIXTURE_VARIANT_ADD(fault, swapped_in_a_child) {
 	.make_fd = swapped_in_a_child, .needs = true,
 };
-FIXTURE_VARIANT_ADD(fault, merged) { .make = merged, .needs = true };
 FIXTURE_VARIANT_ADD(fault, of_all_kinds) {
 	.make = of_all_kinds, .needs = true, .lasting = true,
 };
@@ -81,6 +80,8 @@ FIXTURE_VARIANT_ADD(fault, hugetlb_pinned) {
 FIXTURE_VARIANT_ADD(fault, hugetlb_reserved) {
 	.make_fd = hugetlb_reserved, .needs = true,
 };
+/* After all swapped ones: see ksm_has_run(). */
+FIXTURE_VARIANT_ADD(fault, merged) { .make = merged, .needs = true };
 
 FIXTURE_SETUP(fault)
 {
@@ -121,6 +122,7 @@ static int sweep_scene(struct sweep *w, bool (*make)(struct scene *),
 		broken = 2;
 	} else {
 		s.loses_huge = !mem_huge_whole(w->fd);
+		s.read_in |= s.content == SWAPPED && s.loses_huge && ksm_has_run();
 		/* What is read in is charged. */
 		if (s.read_in)
 			w->cg = NULL;

@@ -220,6 +220,12 @@ static inline bool ksm_start(void)
 	return !mem_write(KSM_DIR "run", "1");
 }
 
+/* From then on QUERY.huge_whole 0 means that shared swapped pages are read in. */
+static inline bool ksm_has_run(void)
+{
+	return mem_read_long(KSM_DIR "pages_scanned") > 0;
+}
+
 static inline void ksm_pause(void)
 {
 	mem_write(KSM_DIR "run", "0");
