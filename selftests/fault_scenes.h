@@ -258,7 +258,7 @@ static bool swapped_often(struct scene *s, int fd)
 		if (!mem_dup(fd, s->src, s->len))
 			return false;
 	/* Others have all the entries, and might be strangers. */
-	if (ksm_has_run() && !mem_huge_whole(fd)) {
+	if (shared_swap_is_read_in(fd)) {
 		s->copied = s->shared;
 		s->shared = 0;
 	}

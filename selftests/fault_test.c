@@ -80,7 +80,7 @@ FIXTURE_VARIANT_ADD(fault, hugetlb_pinned) {
 FIXTURE_VARIANT_ADD(fault, hugetlb_reserved) {
 	.make_fd = hugetlb_reserved, .needs = true,
 };
-/* After all swapped ones: see ksm_has_run(). */
+/* After all swapped ones: see shared_swap_is_read_in(). */
 FIXTURE_VARIANT_ADD(fault, merged) { .make = merged, .needs = true };
 
 FIXTURE_SETUP(fault)
@@ -122,7 +122,7 @@ static int sweep_scene(struct sweep *w, bool (*make)(struct scene *),
 		broken = 2;
 	} else {
 		s.loses_huge = !mem_huge_whole(w->fd);
-		s.read_in |= s.content == SWAPPED && s.loses_huge && ksm_has_run();
+		s.read_in |= s.content == SWAPPED && shared_swap_is_read_in(w->fd);
 		/* What is read in is charged. */
 		if (s.read_in)
 			w->cg = NULL;

@@ -220,10 +220,14 @@ static inline bool ksm_start(void)
 	return !mem_write(KSM_DIR "run", "1");
 }
 
-/* From then on QUERY.huge_whole 0 means that shared swapped pages are read in. */
-static inline bool ksm_has_run(void)
+/*
+ * Is what is shared in swap read in when it is duplicated? Where huge pages are not
+ * shared whole, from the first page on that KSM has looked at.
+ */
+static inline bool shared_swap_is_read_in(int fd)
 {
-	return mem_read_long(KSM_DIR "pages_scanned") > 0;
+	return !mem_huge_whole(fd) &&
+	       mem_read_long(KSM_DIR "pages_scanned") > 0;
 }
 
 static inline void ksm_pause(void)
