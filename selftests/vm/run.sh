@@ -212,7 +212,7 @@ add_words()
 	# which ramfs does less than tmpfs.
 	! grep -qs '^CONFIG_KASAN=y' "$kernel/config" || words+=" rootfstype=ramfs"
 	# Where the firmware is not asked, the kernel makes the nodes.
-	grep -qs '^CONFIG_ACPI=y' "$kernel/config" || words+=" numa=fake=$nodes"
+	! grep -qs '^# CONFIG_ACPI is not set' "$kernel/config" || words+=" numa=fake=$nodes"
 	words+=" cowsnap.accel=$accel${shell:+ cowsnap.shell}${save:+ cowsnap.save} $append"
 	[ ! -t 1 ] || words+=" cowsnap.tty"
 	qemu+=(-M q35 -cpu "$cpu" -nodefaults -no-user-config -display none -no-reboot
