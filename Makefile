@@ -13,7 +13,7 @@ help:
 	@echo 'make check          all tests, in virtual machines (MUTANTS=no KERNELS="6.1 6.12 7.3 debug"'
 	@echo '                    TESTS="remap_test ..." JOBS=2; selftests/vm/check.sh says what they take)'
 	@echo 'make soak           random operations and foreign programs, for MINUTES=10 in all (KERNELS=... JOBS=2)'
-	@echo 'make large          10000 random sequences with huge pages of each size (KERNELS=... JOBS=2); hours'
+	@echo 'make large          10000 random sequences with huge pages of each size (KERNELS=... JOBS=2); more than an hour'
 	@echo 'make bench          cowsnap beside other ways, a selection, in a virtual machine (BENCH_ARGS=... MEM=4G)'
 	@echo 'make bench-full     every workload with every method, in a virtual machine (NODES=2 CPUS=4 ICOUNT=yes BENCH_ARGS="numa ...")'
 	@echo 'make report         pictures and a page of what bench and bench-full left in build/bench (DIR=... of other results)'
