@@ -234,8 +234,8 @@ struct cowsnap_query {
  * in, and those that others still have in swap are copied; the duplicate is as
  * after MADV_UNMERGEABLE.
  *
- * On such a kernel nobody MUST call MADV_HUGEPAGE on a mapping of pages that some
- * process maps twice: on either side, nor in a child or the parent that has these
+ * On such a kernel MADV_HUGEPAGE MUST NOT be called on a mapping of pages that
+ * some process maps twice: on either side, in a child or the parent that has these
  * pages, too, also when this process has dropped the duplicate but a child has
  * not; nor MADV_MERGEABLE on the duplicate. (A DAMON scheme that does so is a
  * call as well.) With huge pages smaller than a PMD enabled and swap on zram,
