@@ -4,7 +4,8 @@
  * that has a duplicate (cowsnap.h says why). Programs that know nothing of
  * duplicates do. So on such kernels our madvise() stands before libc's: it lets
  * the program wait until the thread's duplicate is dropped, and afterwards the
- * thread leaves such mappings alone (VmFlags in /proc/self/smaps). A program that makes the system call without libc is not seen.
+ * thread leaves such mappings alone (VmFlags in /proc/self/smaps). A program that
+ * makes the system call without libc is not seen.
  */
 #include <errno.h>
 #include <sys/mman.h>
@@ -37,10 +38,11 @@ void advice_look(struct preload *p)
 /* May a duplicate be made of what was in that list? If so, it may until leave. */
 bool advice_enter(struct preload *p)
 {
+	if (p->huge_whole)
+		return true;
 	__atomic_store_n(&busy, (int)sys(getpid), __ATOMIC_SEQ_CST);
-	if (p->huge_whole ||
-	    (!__atomic_load_n(&advising, __ATOMIC_SEQ_CST) &&
-	     p->advices == __atomic_load_n(&advices, __ATOMIC_SEQ_CST)))
+	if (!__atomic_load_n(&advising, __ATOMIC_SEQ_CST) &&
+	    p->advices == __atomic_load_n(&advices, __ATOMIC_SEQ_CST))
 		return true;
 	advice_leave();
 	return false;
@@ -57,7 +59,7 @@ static void come_or_go(unsigned int one)
 	__atomic_fetch_add(&advices, 1, __ATOMIC_SEQ_CST);
 }
 
-/* Harmless, if slow, where huge pages are shared whole. */
+/* Where huge pages are shared whole, nobody waits. */
 __attribute__((visibility("default"))) int madvise(void *addr, size_t len, int advice)
 {
 	bool huge = advice == MADV_HUGEPAGE || advice == MADV_COLLAPSE;

@@ -7,9 +7,10 @@
  *
  * - The duplicate does not change (compare_again).
  * - Before the program writes to it, a page of the source and the page of the
- *   duplicate are one (trace_pages), by their frame numbers. Looking does not
- *   touch the source: what is not there must not come to be by our reading.
- *   Where the frames differ the page was copied, and then the bytes are read.
+ *   duplicate are one (trace_pages), by their frame numbers or swap entries.
+ *   Looking does not touch the source: what is not there must not come to be by
+ *   our reading. Where the frames differ the page was copied, and then the bytes
+ *   of such a duplicate are read.
  *
  * Nothing is read by a load instruction, whatever has become of the mapping.
  */
@@ -20,7 +21,7 @@
 
 #include "preload.h"
 
-#define PM_FRAME	((1UL << 55) - 1)
+#define PM_FRAME	((1UL << 55) - 1)	/* or, swapped, type and offset */
 #define PM_FILE		(1UL << 61)
 #define PM_SWAPPED	(1UL << 62)
 #define PM_PRESENT	(1UL << 63)
@@ -100,6 +101,17 @@ static bool has_frame(uint64_t entry)
 	return (entry & PM_PRESENT) && (entry & PM_FRAME);
 }
 
+static bool is_swapped(uint64_t entry)
+{
+	return (entry & PM_SWAPPED) && (entry & PM_SWAP_TYPE) < SWAP_TYPES;
+}
+
+/* Both in swap, and in one place. */
+static bool same_slot(uint64_t a, uint64_t b)
+{
+	return is_swapped(a) && is_swapped(b) && (a & PM_FRAME) == (b & PM_FRAME);
+}
+
 /* Both present and the same frame. */
 static bool same_frame(uint64_t a, uint64_t b)
 {
@@ -154,22 +166,25 @@ static bool read_present(struct preload *p, unsigned long addr, void *to)
 }
 
 /*
- * Are the bytes of one page of the source those of a duplicate of it? Some
- * program may write back and forth just when it suits: only a page that differs
- * each time while the source is the same before and after counts.
+ * Are the bytes at @offset of the source those of a duplicate of it, made as @d
+ * was? Some program may write back and forth just when it suits: only a page that
+ * differs each time while the source is the same before and after counts.
  */
-static void verify_page(struct preload *p, unsigned long addr)
+static void verify_page(struct preload *p, const struct dup *d, unsigned long offset)
 {
 	void *before = p->page[0], *dup = p->page[1], *after = p->page[2];
+	unsigned long addr = d->r.src + offset;
 	struct cowsnap_remap r;
 	int i, differs = 0;
 	bool good;
 
 	for (i = 0; i < 40; i++) {
-		r = (struct cowsnap_remap){ .src = addr, .len = PAGE };
+		r = (struct cowsnap_remap){
+			.src = d->r.src, .len = d->r.len, .flags = d->r.flags,
+		};
 		if (!read_present(p, addr, before) || !duplicate(p, &r))
 			return;
-		good = read_page(p, r.dst, dup);
+		good = read_page(p, r.dst + offset, dup);
 		drop(p, &r);
 		if (!good || !read_present(p, addr, after))
 			return;
@@ -187,7 +202,8 @@ static void verify_page(struct preload *p, unsigned long addr)
 
 /*
  * The page of the duplicate is the source's as it was before the call, or as it
- * is after it. Otherwise it was copied; look at some of those closely.
+ * is after it. Otherwise it was copied; look at some of those closely. What stays
+ * in swap may have been read in for the duplicate, but cannot be missing there.
  */
 static void trace_pages(struct preload *p, const struct dup *d)
 {
@@ -195,12 +211,18 @@ static void trace_pages(struct preload *p, const struct dup *d)
 
 	for (i = 0; i < d->nr; i++) {
 		uint64_t before = p->before[i], after = p->after[i], dup = p->dup[i];
+		unsigned long offset = d->window + i * PAGE;
 
-		if (same_frame(before, dup) || same_frame(after, dup)) {
+		if (same_frame(before, dup) || same_frame(after, dup) ||
+		    same_slot(before, dup) || same_slot(after, dup)) {
 			count(&p->counts->traced, 1);
+		} else if (same_slot(before, after)) {
+			if (!(dup & PM_PRESENT) && !is_swapped(dup))
+				fail(p, "a swapped page is missing in the duplicate",
+				     d->r.dst + offset, 0);
 		} else if (same_frame(before, after) && left && !((before | after) & PM_FILE)) {
 			left--;
-			verify_page(p, d->r.src + d->window + i * PAGE);
+			verify_page(p, d, offset);
 		}
 	}
 }
@@ -210,9 +232,7 @@ static bool has_content(uint64_t entry)
 {
 	if (entry & PM_FILE)
 		return false;
-	if (entry & PM_SWAPPED)
-		return (entry & PM_SWAP_TYPE) < SWAP_TYPES;
-	return entry & PM_PRESENT;
+	return is_swapped(entry) || (entry & PM_PRESENT);
 }
 
 /* As many of those as we have time for, from any place on. */

@@ -125,15 +125,21 @@ boot()
 	"$vm/run.sh" --kernel "$(cat "$out/kernel-$kernel")" --module "$out/$module-$kernel/cowsnap.ko" \
 		--files "$out/files" --keep-console "$log/$name.console" "$@" \
 		-- "/files/guest-check.sh $tests" >"$log/$name.log" 2>&1 || status=$?
+	# run.sh may fail before there is a guest.
 	case $status in
-	0|1)	echo "ok boot $name: the kernel did not complain" ;;
-	*)	echo "not ok boot $name: status $status of run.sh" ;;
-	esac >>"$log/$name.log"
+	0)	grep -aq '^ok' "$log/$name.log" || status=none ;;
+	1)	! grep -aq '^not ok' "$log/$name.log" || status=0 ;;
+	esac
+	if [ $status = 0 ]; then
+		echo "ok boot $name: the kernel did not complain"
+	else
+		echo "not ok boot $name: status $status of run.sh"
+	fi >>"$log/$name.log"
 
 	read -r passed failed skipped < <(count_results "$log/$name.log")
 	finish "$name" "$passed passed, $failed failed, $skipped skipped"
 	# With what was said before: where this runs, nobody may be there to look.
-	[ "$failed" = 0 ] || grep -B 12 '^not ok' "$log/$name.log" | head -n 200 | sed 's/^/    /'
+	[ "$failed" = 0 ] || grep -a -B 12 '^not ok' "$log/$name.log" | head -n 200 | sed 's/^/    /'
 }
 
 # Of the built tests: those in $1, or with - as $2 all but those.
@@ -216,6 +222,10 @@ at_exit()
 	[ "$passed" -gt 0 ] && [ "$failed" = 0 ] || exit 1
 }
 
+for test in ${TESTS:-}; do
+	[[ -e $top/selftests/$test.c || " $bench_tests " == *" $test "* ]] ||
+		die "there is no selftests/$test.c"
+done
 mkdir -p "$out"
 exec 8>"$out/lock"
 flock 8

@@ -34,6 +34,30 @@ build_mm()
 	mv -T "$tree/mm.tmp" "$tree/mm.built"
 }
 
+# The source tree of series $1, with its tests built.
+mm_tests()
+{
+	local tree
+
+	tree=$("$vm/kselftest.sh" "$1") || return
+	tree=${tree%/tools/testing/selftests}
+	if [ ! -d "$tree/mm.built" ]; then
+		cache_lock "kselftest-mm-$1"
+		[ -d "$tree/mm.built" ] || build_mm "$tree"
+	fi
+	echo "$tree"
+}
+
+# Of files $@ the programs.
+take()
+{
+	local program
+
+	for program; do
+		[ ! -x "$program" ] || strip -o "$out/mm/${program##*/}" "$program"
+	done
+}
+
 # Every shared library that programs $@ name, the loader among them.
 libraries()
 {
@@ -45,18 +69,18 @@ libraries()
 }
 
 "$vm/setup.sh" stress-ng libcap-dev libnuma-dev liburing-dev
-tree=$(cd "$("$vm/kselftest.sh" "$series")/../../.." && pwd)
-if [ ! -d "$tree/mm.built" ]; then
-	cache_lock "kselftest-mm-$series"
-	[ -d "$tree/mm.built" ] || build_mm "$tree"
-fi
+tree=$(mm_tests "$series")
 [ ! -s "$tree/mm.failed" ] || say "not built for $series: $(tr '\n' ' ' <"$tree/mm.failed")"
 
 mkdir -p "$out/lib" "$out/mm"
 quietly make -C "$top/selftests/preload" OUTPUT="$(cd "$out" && pwd)"
 cp "$(command -v stress-ng)" "$out"
-for program in "$tree"/mm.built/*; do
-	[ ! -x "$program" ] || strip -o "$out/mm/${program##*/}" "$program"
-done
-libraries "$out/stress-ng" "$out/preload-counts" "$out/mm"/* | xargs cp -Lt "$out/lib"
+take "$tree"/mm.built/*
+# 6.1 has the one under its old name, and lacks the other.
+[ ! -e "$out/mm/userfaultfd" ] || mv "$out/mm/userfaultfd" "$out/mm/uffd-stress"
+[ -e "$out/mm/cow" ] || take "$(mm_tests 6.12)/mm.built/cow"
+# What threads need that are cancelled, named by no program.
+gcc=$(gcc -print-file-name=libgcc_s.so.1)
+{ libraries "$out/stress-ng" "$out/preload-counts" "$out/mm"/*; echo "$gcc"; } |
+	xargs cp -Lt "$out/lib"
 cp "$vm/guest-foreign.sh" "$2"

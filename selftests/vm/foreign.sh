@@ -35,6 +35,6 @@ rm -rf "$out/files"
 mkdir "$out/files"
 "$vm/foreign-files.sh" "$kernel" "$out/files"
 
-# Some of the kernel's tests want two nodes; two CPUs, so that the program runs on.
-exec "$vm/run.sh" --kernel "$kernel" --nodes 2 --cpus 2 --module "$module" --files "$out/files" \
+# Some of the kernel's tests want two nodes and a CPU for each of their threads.
+exec "$vm/run.sh" --kernel "$kernel" --nodes 2 --cpus 4 --module "$module" --files "$out/files" \
 	--timeout "${FOREIGN_TIMEOUT:-1800}" "${console[@]}" -- /files/guest-foreign.sh "$@"

@@ -35,7 +35,8 @@ fetch_tree()
 			"$selftests/lib.mk" "$selftests/*.h" "$selftests/*.sh" "$selftests/kselftest" \
 			"$source/tools/scripts" "${headers[@]}" "${mm[@]}" 2>"$tmp.log" || true
 	# Not every kernel has all of them.
-	grep -v 'Not found in archive\|Exiting with failure' "$tmp.log" >&2 || true
+	! grep -v 'Not found in archive\|Exiting with failure' "$tmp.log" >&2 ||
+		die "$source cannot be unpacked"
 	rm -f "$tmp.log"
 	[ -e "$tmp/tools/testing/selftests/lib.mk" ] || die "$source is not what it was"
 	chmod 755 "$tmp"

@@ -1,9 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # Usage: soak.sh
-# For MINUTES, shared out among KERNELS and three parts, try to make the module
+# For MINUTES, shared out among KERNELS and four parts, try to make the module
 # lose something:
 # model	random operations against a model of memory (model_test)
+# hostile	threads tear apart what is being duplicated (hostile_test), and once
+#		callers are killed in a long call (kill_test)
 # kvm	a virtual machine in the guest writes to what is duplicated (kvm_test)
 # foreign	programs that know nothing of it, under constant duplication
 # and once on each kernel, for as long as that takes:
@@ -23,8 +25,8 @@ kernels=${KERNELS:-6.1 6.12 7.3}
 seed=${COWSNAP_SEED:-$((RANDOM * 32768 + RANDOM + 1))}
 out=$top/build/soak
 log=$out/log
-parts=(foreign model kvm faults)
-programs=(fault_test model_test kvm_test)
+parts=(foreign model hostile kvm faults)
+programs=(fault_test hostile_test kill_test kvm_test model_test)
 
 [[ $minutes =~ ^[1-9][0-9]*$ ]] || die "MINUTES=$minutes is no number of minutes"
 
@@ -56,25 +58,31 @@ sum()
 # What log $2 of part $1 says: operations, duplicates, pages checked, faults.
 figures()
 {
-	local made failed
+	local made tried failed
 
 	case $1 in
 	model)
-		# "412 steps, 9000 pages verified", "dup 90/100 dup-fixed 70/75";
-		# the other dups are to be refused.
+		# "9000 pages verified"; "effective/tried: dup 90/100 dup-fixed 70/75",
+		# of which the other dups are to be refused.
 		made=$(grep -aoE ' dup(-fixed|-island)? [0-9]+/' "$2" |
 			awk '{ n += $2 } END { print n + 0 }')
-		echo "$(sum "$2" 'steps,') $made $(sum "$2" 'pages verified') 0" ;;
+		tried=$(grep -a 'effective/tried:' "$2" | grep -oE '/[0-9]+' |
+			awk '{ n += substr($0, 2) } END { print n + 0 }')
+		echo "$tried $made $(sum "$2" 'pages verified') 0" ;;
+	hostile)
+		# "900 attacks; 300 calls, 100 done, 50 holes"
+		echo "$(($(sum "$2" 'attacks;') + $(sum "$2" 'calls,'))) $(sum "$2" 'done,') 0 0" ;;
 	kvm)
 		# "40 duplicates of a running guest, 7424 pages verified"
 		made=$(sum "$2" 'duplicates of a running guest')
 		echo "$made $made $(sum "$2" 'pages verified') 0" ;;
 	faults)
-		# What the module itself counted, of each point that can fail, at the
-		# end: "# at:FILE:LINE:WHAT FUNCTION failed 12". Each was a call.
+		# "52 steps can fail", each in a call; and what the module itself
+		# counted, of each point that can fail, at the end:
+		# "# at:FILE:LINE:WHAT FUNCTION failed 12".
 		failed=$(grep -aE '^# [^ ]+ +[^ ]+ +failed [0-9]+$' "$2" |
 			awk '{ n += $NF } END { print n + 0 }')
-		echo "$failed 0 0 $failed" ;;
+		echo "$(sum "$2" '(steps|allocations) can fail') 0 0 $failed" ;;
 	foreign)
 		# Of preload-counts.
 		echo "$(sum "$2" 'tried ') $(sum "$2" 'made ')" \
@@ -109,15 +117,18 @@ run_part()
 	local environment="COWSNAP_SEED=$seed COWSNAP_TEST_TIMEOUT=$((2 * seconds + 900))"
 
 	case $part in
-	model|kvm)
+	model|kvm|hostile)
 		environment+=" COWSNAP_MINUTES=$(awk "BEGIN { print $seconds / 60 }")"
-		command="$environment /files/guest-check.sh ${part}_test" ;;
+		command="$environment /files/guest-check.sh ${part}_test"
+		[ "$part" != hostile ] || command+=" kill_test" ;;
 	faults)
 		module=faults boot=(--cpus 2)
 		command="$environment /files/guest-check.sh fault_test" ;;
 	foreign)
-		files=$out/foreign-$series boot=(--nodes 2 --cpus 2)
-		command="/files/guest-foreign.sh --seconds $seconds --start $((seed % 1000 + 1))" ;;
+		# One program may take nine times its patience, beyond the time given.
+		files=$out/foreign-$series
+		command="/files/guest-foreign.sh --patience 120 --seconds $seconds"
+		command+=" --start $((seed % 1000 + 1))" ;;
 	esac
 	"$vm/run.sh" --kernel "$(cat "$out/kernel-$series")" --module "$out/$module-$series/cowsnap.ko" \
 		--files "$files" --timeout $((3 * seconds + 1500)) --keep-console "$log/$name.console" \
@@ -131,7 +142,7 @@ run_part()
 	echo "$series $part $numbers $((SECONDS - start)) $failures $verdict" >"$log/$name.result"
 	if [ "$failures" != 0 ]; then
 		echo "$name failed, $log/$name.log:"
-		grep -a -A 5 '^not ok' "$log/$name.log" | head -n 30
+		grep -a -B 12 -A 15 '^not ok\|^run.sh:' "$log/$name.log" | head -n 100
 	fi
 }
 
