@@ -541,6 +541,46 @@ TEST_F(rmap, duplicate_of_locked_memory_can_be_reclaimed)
 	EXPECT_TRUE(mem_check(dup, LEN, SEED));
 }
 
+/* Do all pages but the lost one hold what was written? */
+static bool check_all_but_lost(char *p)
+{
+	static char expected[LEN];
+	size_t i;
+
+	mem_fill(expected, LEN, SEED);
+	for (i = 0; i < NR; i++)
+		if (i != LOST && memcmp(p + i * MEM_PAGE, expected + i * MEM_PAGE,
+					MEM_PAGE))
+			return false;
+	return true;
+}
+
+/* Zeroes there would be taken for what the source held. */
+TEST_F(rmap, page_lost_before_is_lost_in_the_duplicate)
+{
+	struct cowsnap_remap r;
+	char *dup;
+	int err;
+
+	mem_drain();
+	err = lose_page(self->src + LOST * MEM_PAGE);
+	if (err == -EINVAL)
+		SKIP(return, "no memory errors on request");
+	ASSERT_EQ(0, err);
+	ASSERT_EQ(0, mem_remap(self->fd, self->src, LEN, NULL, 0, &r));
+	dup = (char *)(uintptr_t)r.dst;
+	EXPECT_EQ(NR - 1, r.shared);
+	EXPECT_EQ(0, r.copied);
+	EXPECT_EQ(SIGBUS, load_at(dup + LOST * MEM_PAGE));
+	EXPECT_EQ(SIGBUS, store_at(dup + LOST * MEM_PAGE));
+	EXPECT_EQ(SIGBUS, load_at(self->src + LOST * MEM_PAGE));
+	EXPECT_TRUE(check_all_but_lost(dup));
+	EXPECT_TRUE(check_all_but_lost(self->src));
+	ASSERT_EQ(0, munmap(self->src, LEN));
+	EXPECT_EQ(SIGBUS, load_at(dup + LOST * MEM_PAGE));
+	EXPECT_TRUE(check_all_but_lost(dup));
+}
+
 #define PM_SOFT_DIRTY	MEM_PM_SOFT_DIRTY
 
 /* A tracker of written pages sees the stores after the call, and only those. */
