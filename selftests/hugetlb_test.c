@@ -595,4 +595,32 @@ TEST_F_TIMEOUT(pages, migration_finds_both_sides, 90)
 	EXPECT_TRUE(check_page(dup, self->size, 0));
 }
 
+/* SIGBUS, not zeroes. The last one here: the memory is lost to the machine, too. */
+TEST_F_TIMEOUT(pages, page_lost_to_an_error_before_is_lost_in_the_duplicate, 90)
+{
+	size_t nr = (TOUCHED - 1) * self->size / MEM_PAGE;
+	struct cowsnap_remap r;
+	char *dup;
+	int err;
+
+	err = lose_page(self->src + 5 * MEM_PAGE);
+	if (err == -EINVAL)
+		SKIP(return, "no memory errors on request");
+	ASSERT_EQ(0, err);
+	ASSERT_EQ(0, mem_remap(self->fd, self->src, self->len, NULL, 0, &r));
+	dup = (char *)(uintptr_t)r.dst;
+	EXPECT_EQ(self->copied ? 0 : nr, r.shared);
+	EXPECT_EQ(self->copied ? nr : 0, r.copied);
+	EXPECT_TRUE(is_bus(dup, false));
+	EXPECT_TRUE(is_bus(dup + self->size - MEM_PAGE, true));
+	EXPECT_TRUE(is_bus(self->src, false));
+	EXPECT_TRUE(check_page(PAGE(dup, 1), self->size, 10));
+	EXPECT_TRUE(check_page(PAGE(self->src, 1), self->size, 10));
+	ASSERT_EQ(0, munmap(self->src, self->len));
+	EXPECT_TRUE(is_bus(dup, false));
+	EXPECT_TRUE(check_page(PAGE(dup, 1), self->size, 10));
+	ASSERT_EQ(0, munmap(dup, self->len));
+	EXPECT_TRUE(pool_is(self->size, variant->pool - 1, 0));
+}
+
 TEST_HARNESS_MAIN
