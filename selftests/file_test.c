@@ -497,21 +497,67 @@ TEST_F(file, fixed_replaces_part_of_a_file_mapping)
 	EXPECT_TRUE(mem_is_zero(at, MEM_PAGE));
 }
 
+/* A file on a tmpfs of its own, mounted at @dir, or -1 with errno. */
+static int open_on_tmpfs(char *dir, size_t size, unsigned long flags)
+{
+	char path[80];
+
+	snprintf(dir, size, "/tmp/file_test-tmpfs-%d", getpid());
+	if (mkdir(dir, 0700))
+		return -1;
+	if (mount("none", dir, "tmpfs", flags, NULL)) {
+		rmdir(dir);
+		return -1;
+	}
+	snprintf(path, sizeof(path), "%s/file", dir);
+	return open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+}
+
+static bool may_execute(char *p)
+{
+	return !mprotect(p, LEN, PROT_READ | PROT_EXEC) || errno != EACCES;
+}
+
+/* A mapping knows which rights it may ever get, and the duplicate knows it, too. */
+TEST(mprotect_gives_the_duplicate_no_right_that_the_source_cannot_get)
+{
+	char dir[64], *src, *dst, *again;
+	int fd = mem_open(), file;
+	struct cowsnap_remap r;
+
+	file = open_on_tmpfs(dir, sizeof(dir), MS_NOEXEC);
+	if (file < 0)
+		SKIP(return, "no tmpfs: %s", strerror(errno));
+	EXPECT_TRUE(fill_file(file));
+	src = map_file(file, LEN, PROT_READ | PROT_WRITE, OFFSET);
+	close(file);
+	EXPECT_EQ(0, umount2(dir, MNT_DETACH));
+	rmdir(dir);
+	ASSERT_NE(NULL, src);
+	write_pages(src, 1);
+	ASSERT_FALSE(may_execute(src));
+	dst = mem_dup(fd, src, LEN);
+	ASSERT_NE(NULL, dst);
+	EXPECT_FALSE(may_execute(dst));
+	EXPECT_EQ(-1, mprotect(dst, LEN, PROT_READ | PROT_WRITE | PROT_EXEC));
+	ASSERT_EQ(0, mem_remap(fd, dst, LEN, NULL, COWSNAP_REMAP_READONLY, &r));
+	again = (char *)(uintptr_t)r.dst;
+	EXPECT_FALSE(may_execute(again));
+	/* But all that it can. */
+	EXPECT_EQ(0, mprotect(again, LEN, PROT_READ | PROT_WRITE));
+	EXPECT_TRUE(check_pages(again, 1));
+	close(fd);
+}
+
 /* The file system can go when the last mapping has, and not before. */
 TEST(the_file_is_held_as_long_as_it_is_mapped)
 {
-	char dir[64], path[80], *src, *dst, *again;
+	char dir[64], *src, *dst, *again;
 	int fd = mem_open(), file;
 
-	snprintf(dir, sizeof(dir), "/tmp/file_test-held-%d", getpid());
-	ASSERT_EQ(0, mkdir(dir, 0700));
-	if (mount("none", dir, "tmpfs", 0, NULL)) {
-		rmdir(dir);
-		SKIP(return, "mount: %s", strerror(errno));
-	}
-	snprintf(path, sizeof(path), "%s/file", dir);
-	file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	ASSERT_LE(0, file);
+	file = open_on_tmpfs(dir, sizeof(dir), 0);
+	if (file < 0)
+		SKIP(return, "no tmpfs: %s", strerror(errno));
 	ASSERT_TRUE(fill_file(file));
 	src = map_file(file, LEN, PROT_READ | PROT_WRITE, OFFSET);
 	ASSERT_NE(NULL, src);
