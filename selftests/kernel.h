@@ -184,6 +184,16 @@ static inline int run_on_cpu0(void)
 	return sched_setaffinity(0, sizeof(cpus), &cpus);
 }
 
+/* Of the page at @p, or -errno. */
+static inline int node_of(void *p)
+{
+	int status = -1;
+
+	if (syscall(__NR_move_pages, 0, 1, &p, NULL, &status, 0))
+		return -errno;
+	return status;
+}
+
 static inline size_t move_to_node(void *p, size_t len, int node)
 {
 	static void *pages[MOVE_MAX];
