@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 
 #include "mapped.h"
+#include "touch.h"
 #include "uring.h"
 #include "harness.h"
 
@@ -152,14 +153,20 @@ static void write_pages(char *p, unsigned int seed)
 			mem_fill(PAGE(p, i), MEM_PAGE, page_seed(i, seed));
 }
 
-static bool check_page(char *p, size_t i, unsigned int seed)
+/* Do these pages hold what the file does from page @first on? */
+static bool is_files(char *p, size_t first, size_t nr)
 {
 	static char expected[LEN] __attribute__((aligned(4096)));
 
+	mem_fill(expected, LEN, FILE_SEED);
+	return !memcmp(p, PAGE(expected, first), nr * MEM_PAGE);
+}
+
+static bool check_page(char *p, size_t i, unsigned int seed)
+{
 	if (is_written(i))
 		return mem_check(PAGE(p, i), MEM_PAGE, page_seed(i, seed));
-	mem_fill(expected, LEN, FILE_SEED);
-	return !memcmp(PAGE(p, i), PAGE(expected, i), MEM_PAGE);
+	return is_files(PAGE(p, i), i, 1);
 }
 
 static bool check_pages(char *p, unsigned int seed)
@@ -497,21 +504,111 @@ TEST_F(file, fixed_replaces_part_of_a_file_mapping)
 	EXPECT_TRUE(mem_is_zero(at, MEM_PAGE));
 }
 
+/*
+ * Markers in page tables that else have nothing of what is the file's. Kernels
+ * before 6.15 have none in mappings of files.
+ */
+TEST_F(file, guard_regions_are_kept)
+{
+	char *src = self->src, *dup, *untouched;
+	size_t i;
+
+	if (madvise(PAGE(src, 4), 4 * MEM_PAGE, MADV_GUARD_INSTALL))
+		SKIP(return, "no guard regions in mappings of files");
+	ASSERT_EQ(0, mem_remap(self->fd, src, LEN, NULL, 0, &self->r));
+	dup = (char *)(uintptr_t)self->r.dst;
+	EXPECT_EQ(WRITTEN - 2, self->r.shared);
+	for (i = 0; i < NR; i++) {
+		bool guard = i >= 4 && i < 8;
+
+		EXPECT_EQ(guard ? SIGSEGV : 0, load_at(PAGE(src, i)));
+		EXPECT_EQ(guard ? SIGSEGV : 0, load_at(PAGE(dup, i)));
+		if (!guard)
+			EXPECT_TRUE(check_page(dup, i, 1));
+	}
+	/* Each can be taken away by itself: what was written is gone. */
+	ASSERT_EQ(0, madvise(dup, LEN, MADV_GUARD_REMOVE));
+	EXPECT_TRUE(is_files(PAGE(dup, 4), 4, 4));
+	EXPECT_EQ(SIGSEGV, store_at(PAGE(src, 4)));
+	EXPECT_EQ(SIGSEGV, load_at(PAGE(src, 7)));
+	mem_fill(PAGE(dup, 4), 4 * MEM_PAGE, 9);
+	ASSERT_EQ(0, madvise(src, LEN, MADV_GUARD_REMOVE));
+	EXPECT_TRUE(is_files(PAGE(src, 4), 4, 4));
+
+	/* And where there is nothing else, the duplicate's own guard. */
+	untouched = map_file(self->file, LEN, PROT_READ, OFFSET);
+	ASSERT_NE(NULL, untouched);
+	ASSERT_EQ(0, madvise(PAGE(untouched, 1), MEM_PAGE, MADV_GUARD_INSTALL));
+	dup = mem_dup(self->fd, untouched, LEN);
+	ASSERT_NE(NULL, dup);
+	ASSERT_EQ(0, madvise(untouched, LEN, MADV_GUARD_REMOVE));
+	EXPECT_EQ(SIGSEGV, load_at(PAGE(dup, 1)));
+	EXPECT_TRUE(is_files(dup, 0, 1));
+	EXPECT_TRUE(is_files(PAGE(dup, 2), 2, NR - 2));
+	EXPECT_TRUE(is_files(untouched, 0, NR));
+}
+
+/* A file on a tmpfs of its own, mounted at @dir, or -1 with errno. */
+static int open_on_tmpfs(char *dir, size_t size, unsigned long flags)
+{
+	char path[80];
+
+	snprintf(dir, size, "/tmp/file_test-tmpfs-%d", getpid());
+	if (mkdir(dir, 0700))
+		return -1;
+	if (mount("none", dir, "tmpfs", flags, NULL)) {
+		rmdir(dir);
+		return -1;
+	}
+	snprintf(path, sizeof(path), "%s/file", dir);
+	return open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+}
+
+static bool may_execute(char *p)
+{
+	return !mprotect(p, LEN, PROT_READ | PROT_EXEC) || errno != EACCES;
+}
+
+/* A mapping knows which rights it may ever get, and the duplicate knows it, too. */
+TEST(mprotect_gives_the_duplicate_no_right_that_the_source_cannot_get)
+{
+	char dir[64], *src, *dst, *again;
+	int fd = mem_open(), file;
+	struct cowsnap_remap r;
+
+	file = open_on_tmpfs(dir, sizeof(dir), MS_NOEXEC);
+	if (file < 0)
+		SKIP(return, "no tmpfs: %s", strerror(errno));
+	EXPECT_TRUE(fill_file(file));
+	src = map_file(file, LEN, PROT_READ | PROT_WRITE, OFFSET);
+	close(file);
+	EXPECT_EQ(0, umount2(dir, MNT_DETACH));
+	rmdir(dir);
+	ASSERT_NE(NULL, src);
+	write_pages(src, 1);
+	ASSERT_FALSE(may_execute(src));
+	dst = mem_dup(fd, src, LEN);
+	ASSERT_NE(NULL, dst);
+	EXPECT_FALSE(may_execute(dst));
+	EXPECT_EQ(-1, mprotect(dst, LEN, PROT_READ | PROT_WRITE | PROT_EXEC));
+	ASSERT_EQ(0, mem_remap(fd, dst, LEN, NULL, COWSNAP_REMAP_READONLY, &r));
+	again = (char *)(uintptr_t)r.dst;
+	EXPECT_FALSE(may_execute(again));
+	/* But all that it can. */
+	EXPECT_EQ(0, mprotect(again, LEN, PROT_READ | PROT_WRITE));
+	EXPECT_TRUE(check_pages(again, 1));
+	close(fd);
+}
+
 /* The file system can go when the last mapping has, and not before. */
 TEST(the_file_is_held_as_long_as_it_is_mapped)
 {
-	char dir[64], path[80], *src, *dst, *again;
+	char dir[64], *src, *dst, *again;
 	int fd = mem_open(), file;
 
-	snprintf(dir, sizeof(dir), "/tmp/file_test-held-%d", getpid());
-	ASSERT_EQ(0, mkdir(dir, 0700));
-	if (mount("none", dir, "tmpfs", 0, NULL)) {
-		rmdir(dir);
-		SKIP(return, "mount: %s", strerror(errno));
-	}
-	snprintf(path, sizeof(path), "%s/file", dir);
-	file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	ASSERT_LE(0, file);
+	file = open_on_tmpfs(dir, sizeof(dir), 0);
+	if (file < 0)
+		SKIP(return, "no tmpfs: %s", strerror(errno));
 	ASSERT_TRUE(fill_file(file));
 	src = map_file(file, LEN, PROT_READ | PROT_WRITE, OFFSET);
 	ASSERT_NE(NULL, src);

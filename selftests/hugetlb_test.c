@@ -595,4 +595,65 @@ TEST_F_TIMEOUT(pages, migration_finds_both_sides, 90)
 	EXPECT_TRUE(check_page(dup, self->size, 0));
 }
 
+/* What is copied comes from where the policy says, not from where the caller runs. */
+TEST_F_TIMEOUT(pages, policy_decides_where_copies_come_from, 90)
+{
+	unsigned long node1 = 2;
+	struct cowsnap_remap r;
+	struct uring ring;
+	char *dup;
+	int i, err;
+
+	if (mem_nodes() < 2)
+		SKIP(return, "only one NUMA node");
+	err = uring_open(&ring);
+	if (err)
+		SKIP(return, "no io_uring: %s", strerror(-err));
+	ASSERT_EQ(0, run_on_cpu0());
+	/* Pages that are there stay where they are. */
+	ASSERT_EQ(0, syscall(SYS_mbind, self->src, self->len, MPOL_BIND, &node1,
+			     8 * sizeof(node1), 0));
+	ASSERT_EQ(0, uring_pin(&ring, self->src, TOUCHED * self->size));
+	ASSERT_EQ(0, mem_remap(self->fd, self->src, self->len, NULL, 0, &r));
+	dup = (char *)(uintptr_t)r.dst;
+	EXPECT_EQ(TOUCHED * self->size / MEM_PAGE, r.copied);
+	for (i = 0; i < TOUCHED; i++) {
+		EXPECT_EQ(1, node_of(PAGE(dup, i)));
+		EXPECT_TRUE(check_page(PAGE(dup, i), self->size, 10 * i));
+	}
+	/* Also later. */
+	fill_page(PAGE(dup, TOUCHED), self->size, 1);
+	EXPECT_EQ(1, node_of(PAGE(dup, TOUCHED)));
+	uring_unpin(&ring);
+	uring_close(&ring);
+}
+
+/* SIGBUS, not zeroes. The last one here: the memory is lost to the machine, too. */
+TEST_F_TIMEOUT(pages, page_lost_to_an_error_before_is_lost_in_the_duplicate, 90)
+{
+	size_t nr = (TOUCHED - 1) * self->size / MEM_PAGE;
+	struct cowsnap_remap r;
+	char *dup;
+	int err;
+
+	err = lose_page(self->src + 5 * MEM_PAGE);
+	if (err == -EINVAL)
+		SKIP(return, "no memory errors on request");
+	ASSERT_EQ(0, err);
+	ASSERT_EQ(0, mem_remap(self->fd, self->src, self->len, NULL, 0, &r));
+	dup = (char *)(uintptr_t)r.dst;
+	EXPECT_EQ(self->copied ? 0 : nr, r.shared);
+	EXPECT_EQ(self->copied ? nr : 0, r.copied);
+	EXPECT_TRUE(is_bus(dup, false));
+	EXPECT_TRUE(is_bus(dup + self->size - MEM_PAGE, true));
+	EXPECT_TRUE(is_bus(self->src, false));
+	EXPECT_TRUE(check_page(PAGE(dup, 1), self->size, 10));
+	EXPECT_TRUE(check_page(PAGE(self->src, 1), self->size, 10));
+	ASSERT_EQ(0, munmap(self->src, self->len));
+	EXPECT_TRUE(is_bus(dup, false));
+	EXPECT_TRUE(check_page(PAGE(dup, 1), self->size, 10));
+	ASSERT_EQ(0, munmap(dup, self->len));
+	EXPECT_TRUE(pool_is(self->size, variant->pool - 1, 0));
+}
+
 TEST_HARNESS_MAIN

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * Making the kernel do to pages what it else does when it likes: reclaim,
- * migration, merging. Needs root.
+ * migration, merging, giving them up. Needs root.
  */
 #ifndef COWSNAP_SELFTESTS_KERNEL_H
 #define COWSNAP_SELFTESTS_KERNEL_H
@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <linux/mempolicy.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -34,6 +35,10 @@
 #endif
 #ifndef MADV_SOFT_OFFLINE
 #define MADV_SOFT_OFFLINE	101
+#endif
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL	102
+#define MADV_GUARD_REMOVE	103
 #endif
 
 static inline double seconds(void)
@@ -183,6 +188,16 @@ static inline int run_on_cpu0(void)
 	return sched_setaffinity(0, sizeof(cpus), &cpus);
 }
 
+/* Of the page at @p, or -errno. */
+static inline int node_of(void *p)
+{
+	int status = -1;
+
+	if (syscall(__NR_move_pages, 0, 1, &p, NULL, &status, 0))
+		return -errno;
+	return status;
+}
+
 static inline size_t move_to_node(void *p, size_t len, int node)
 {
 	static void *pages[MOVE_MAX];
@@ -205,6 +220,26 @@ static inline size_t move_to_node(void *p, size_t len, int node)
 			count += status[i] == node;
 	}
 	return count;
+}
+
+static inline void ignore_signal(int sig)
+{
+	(void)sig;
+}
+
+/*
+ * As if the memory of the page at @p had failed. Kernels after 6.1 say so at once,
+ * by a SIGBUS, and not only to who reads it. 0 or -errno.
+ */
+static inline int lose_page(void *p)
+{
+	struct sigaction ignore = { .sa_handler = ignore_signal }, old;
+	int err;
+
+	sigaction(SIGBUS, &ignore, &old);
+	err = madvise(p, MEM_PAGE, MADV_HWPOISON) ? -errno : 0;
+	sigaction(SIGBUS, &old, NULL);
+	return err;
 }
 
 /*

@@ -27,10 +27,6 @@
 #ifndef SYS_mseal
 #define SYS_mseal	462
 #endif
-#ifndef MADV_GUARD_INSTALL
-#define MADV_GUARD_INSTALL	102
-#define MADV_GUARD_REMOVE	103
-#endif
 #ifndef PR_SET_VMA
 #define PR_SET_VMA	0x53564d41
 #define PR_SET_VMA_ANON_NAME 0

@@ -88,15 +88,6 @@ TEST_F(policy, memory_policy_is_kept)
 	}
 }
 
-static int node_of(void *p)
-{
-	int status = -1;
-
-	if (syscall(SYS_move_pages, 0, 1, &p, NULL, &status, 0))
-		return -errno;
-	return status;
-}
-
 /* What is copied on a write goes where the source's policy says. */
 TEST_F(policy, policy_decides_where_copies_go)
 {

@@ -126,6 +126,20 @@ static bool put_packet_ring(char *at, size_t len)
 	return done;
 }
 
+/* Of two RAM disks one is for swap, the other one for us. */
+static bool put_block_device(char *at, size_t len)
+{
+	int fd = open("/dev/ram1", O_RDONLY | O_CLOEXEC);
+	bool done;
+
+	if (fd < 0)
+		return false;
+	done = mmap(at, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED,
+		    fd, 0) == at;
+	close(fd);
+	return done;
+}
+
 #define REFUSED(name, reason_)						\
 	FIXTURE_VARIANT_ADD(refused, name)				\
 	{ .put = put_##name, .reason = COWSNAP_REASON_##reason_ }
@@ -137,6 +151,7 @@ REFUSED(wipeonfork, WIPEONFORK);
 REFUSED(droppable, WIPEONFORK);
 REFUSED(secret, SHARED);
 REFUSED(packet_ring, PFNMAP);
+REFUSED(block_device, SPECIAL);
 
 FIXTURE_SETUP(refused)
 {

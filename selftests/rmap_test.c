@@ -6,17 +6,17 @@
  * since the page just stays where it is. So these tests count what was moved.
  */
 #include <linux/mempolicy.h>
-#include <setjmp.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/swap.h>
 
 #include "kernel.h"
+#include "touch.h"
 #include "harness.h"
 
 #define NR	256UL
 #define LEN	(NR * MEM_PAGE)
 #define SEED	5
+#define LOST	3	/* the page that a memory error takes */
 
 #define NUMA_BALANCING	"/proc/sys/kernel/numa_balancing"
 
@@ -269,43 +269,28 @@ TEST_F(sides, compaction_loses_nothing)
 	EXPECT_TRUE(mem_check(self->dup, self->len, SEED));
 }
 
-static sigjmp_buf bus_env;
-
-static void on_bus(int sig)
-{
-	siglongjmp(bus_env, sig);
-}
-
-static bool gets_sigbus(volatile char *p)
-{
-	if (sigsetjmp(bus_env, 1))
-		return true;
-	(void)*p;
-	return false;
-}
-
 /*
  * A page with a memory error must be out of reach at all addresses, or the
  * process goes on computing with wrong data.
  */
 TEST_F(sides, memory_error_takes_the_page_from_both)
 {
-	char *page = self->src + 3 * MEM_PAGE;
-	struct sigaction sa = { .sa_handler = on_bus };
 	size_t i;
+	int err;
 
 	if (!strncmp(variant->how, "huge", 4) || !strcmp(variant->how, "forked"))
 		SKIP(return, "for memory of our own, base pages");
-	sigaction(SIGBUS, &sa, NULL);
 	mem_drain();
-	if (!gets_sigbus(page) && madvise(page, MEM_PAGE, MADV_HWPOISON) &&
-	    (errno == EINVAL || errno == EPERM))
-		SKIP(return, "no memory errors on request: %m");
-	EXPECT_TRUE(gets_sigbus(page));
-	EXPECT_TRUE(gets_sigbus(self->dup + 3 * MEM_PAGE));
-	for (i = 0; i < NR; i++)
-		if (i != 3)
-			ASSERT_FALSE(gets_sigbus(self->dup + i * MEM_PAGE));
+	err = lose_page(self->src + LOST * MEM_PAGE);
+	if (err == -EINVAL)
+		SKIP(return, "no memory errors on request");
+	ASSERT_EQ(0, err);
+	for (i = 0; i < NR; i++) {
+		EXPECT_EQ(i == LOST ? SIGBUS : 0,
+			  load_at(self->src + i * MEM_PAGE));
+		EXPECT_EQ(i == LOST ? SIGBUS : 0,
+			  load_at(self->dup + i * MEM_PAGE));
+	}
 }
 
 /* Other kinds of entries */
@@ -554,6 +539,46 @@ TEST_F(rmap, duplicate_of_locked_memory_can_be_reclaimed)
 	mem_drain();
 	EXPECT_EQ(NR, cgroup_swap_out(&self->cg, dup, LEN));
 	EXPECT_TRUE(mem_check(dup, LEN, SEED));
+}
+
+/* Do all pages but the lost one hold what was written? */
+static bool check_all_but_lost(char *p)
+{
+	static char expected[LEN];
+	size_t i;
+
+	mem_fill(expected, LEN, SEED);
+	for (i = 0; i < NR; i++)
+		if (i != LOST && memcmp(p + i * MEM_PAGE, expected + i * MEM_PAGE,
+					MEM_PAGE))
+			return false;
+	return true;
+}
+
+/* Zeroes there would be taken for what the source held. */
+TEST_F(rmap, page_lost_before_is_lost_in_the_duplicate)
+{
+	struct cowsnap_remap r;
+	char *dup;
+	int err;
+
+	mem_drain();
+	err = lose_page(self->src + LOST * MEM_PAGE);
+	if (err == -EINVAL)
+		SKIP(return, "no memory errors on request");
+	ASSERT_EQ(0, err);
+	ASSERT_EQ(0, mem_remap(self->fd, self->src, LEN, NULL, 0, &r));
+	dup = (char *)(uintptr_t)r.dst;
+	EXPECT_EQ(NR - 1, r.shared);
+	EXPECT_EQ(0, r.copied);
+	EXPECT_EQ(SIGBUS, load_at(dup + LOST * MEM_PAGE));
+	EXPECT_EQ(SIGBUS, store_at(dup + LOST * MEM_PAGE));
+	EXPECT_EQ(SIGBUS, load_at(self->src + LOST * MEM_PAGE));
+	EXPECT_TRUE(check_all_but_lost(dup));
+	EXPECT_TRUE(check_all_but_lost(self->src));
+	ASSERT_EQ(0, munmap(self->src, LEN));
+	EXPECT_EQ(SIGBUS, load_at(dup + LOST * MEM_PAGE));
+	EXPECT_TRUE(check_all_but_lost(dup));
 }
 
 #define PM_SOFT_DIRTY	MEM_PM_SOFT_DIRTY

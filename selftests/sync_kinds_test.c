@@ -10,6 +10,7 @@
 
 #include "kernel.h"
 #include "ops.h"
+#include "touch.h"
 #include "uffd.h"
 #include "uring.h"
 
@@ -224,6 +225,39 @@ TEST_F(kinds, file_mappings)
 	ASSERT_EQ(0, op_diff(self->fd, p, dup, LEN, self->vec, 16, &self->d));
 	EXPECT_EQ(0, self->d.nr);
 	close(memfd);
+}
+
+/* What the source has lost to a memory error the duplicate has not, until it follows. */
+TEST_F(kinds, page_lost_to_an_error_differs_until_it_is_synced)
+{
+	const size_t lost = PAGES(3);
+	struct cowsnap_unshare u;
+	int err;
+
+	DUPLICATE();
+	ASSERT_EQ(0, op_unshare(self->fd, self->dup + lost, MEM_PAGE, 0, &u));
+	err = lose_page(self->src + lost);
+	if (err == -EINVAL)
+		SKIP(return, "no memory errors on request");
+	ASSERT_EQ(0, err);
+	ASSERT_EQ(0, op_diff(self->fd, self->src, self->dup, LEN, self->vec, 16, &self->d));
+	ASSERT_EQ(1, self->d.nr);
+	EXPECT_EQ(lost, self->vec[0].start);
+	EXPECT_EQ(lost + MEM_PAGE, self->vec[0].end);
+	ASSERT_EQ(0, rollback(self));
+	EXPECT_EQ(1, self->s.changed);
+	EXPECT_TRUE(mem_check(self->src, LEN, 1));
+	EXPECT_EQ(NR, mem_shared_pages(self->src, self->dup, LEN));
+
+	ASSERT_EQ(0, op_unshare(self->fd, self->dup + lost, MEM_PAGE, 0, &u));
+	mem_drain();
+	ASSERT_EQ(0, lose_page(self->src + lost));
+	EXPECT_EQ(0, load_at(self->dup + lost));
+	ASSERT_EQ(0, refresh(self));
+	EXPECT_EQ(1, self->s.changed);
+	EXPECT_EQ(SIGBUS, load_at(self->dup + lost));
+	EXPECT_EQ(SIGBUS, load_at(self->src + lost));
+	EXPECT_EQ(NR - 1, mem_shared_pages(self->src, self->dup, LEN));
 }
 
 #define EXPECT_REFUSED(err, reason_, from, to) do {			\

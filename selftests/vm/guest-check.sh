@@ -27,7 +27,7 @@ result()
 
 setup()
 {
-	modprobe brd rd_nr=1 rd_size=131072 &&
+	modprobe brd rd_nr=2 rd_size=131072 &&
 	mkswap /dev/ram0 >/dev/null &&
 	swapon /dev/ram0 &&
 	echo madvise >/sys/kernel/mm/transparent_hugepage/enabled &&
