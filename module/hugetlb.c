@@ -355,7 +355,8 @@ static struct folio *make_copy(struct cowsnap_walk *walk,
 				     COWSNAP_REASON_HUGETLB_POOL, -ENOMEM);
 		return ERR_PTR(err);
 	}
-	if (cowsnap_copy_hugetlb_folio(folio, from, pair->dst, walk->dst_vma)) {
+	if (cowsnap_fault_once() ||
+	    cowsnap_copy_hugetlb_folio(folio, from, pair->dst, walk->dst_vma)) {
 		folio_put(folio);
 		err = cowsnap_refuse(walk->op, pair->src, COWSNAP_REASON_POISON,
 				     -EOPNOTSUPP);

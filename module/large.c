@@ -269,16 +269,31 @@ int cowsnap_nohuge_prepare(struct cowsnap_op *op)
 }
 
 /* With its own flags, a mapping is merged with what it was cut from. */
+static struct vm_area_struct *try_join(struct vm_area_struct *vma)
+{
+	unsigned long flags = vma->vm_flags;
+
+	return cowsnap_vma_modify_flags(vma, vma->vm_start, vma->vm_end, &flags);
+}
+
+/*
+ * That wants memory before it gives some back. Who fails has nowhere to fail to,
+ * so it may have what is reserved for freeing more, whatever the limits.
+ */
 static void join_vma(struct vm_area_struct *vma)
 {
-	unsigned long flags;
+	struct vm_area_struct *joined;
+	unsigned int saved;
 
 	if (!vma)
 		return;
-	flags = vma->vm_flags;
-	/* Without memory it stays in pieces. */
-	vma = cowsnap_vma_modify_flags(vma, vma->vm_start, vma->vm_end, &flags);
-	WARN_ON_ONCE(IS_ERR(vma) && PTR_ERR(vma) != -ENOMEM);
+	joined = cowsnap_fault() ? ERR_PTR(-ENOMEM) : try_join(vma);
+	if (joined == ERR_PTR(-ENOMEM)) {
+		saved = memalloc_noreclaim_save();
+		joined = try_join(vma);
+		memalloc_noreclaim_restore(saved);
+	}
+	WARN_ON_ONCE(IS_ERR(joined) && PTR_ERR(joined) != -ENOMEM);
 }
 
 /* The source becomes what it was before prepare(). */

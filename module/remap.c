@@ -157,6 +157,29 @@ int cowsnap_check_seals(struct cowsnap_op *op)
 	return 0;
 }
 
+/*
+ * FIXED: some mappings cannot be cut anywhere, those of hugetlb within a page.
+ * munmap finds that out of one end when it has cut what is at the other.
+ */
+static int check_cut(struct cowsnap_op *op, unsigned long addr)
+{
+	struct vm_area_struct *vma = vma_lookup(op->mm, addr);
+
+	if (!vma || vma->vm_start == addr || !vma->vm_ops ||
+	    !vma->vm_ops->may_split || !vma->vm_ops->may_split(vma, addr))
+		return 0;
+	return cowsnap_refuse(op, addr, COWSNAP_REASON_ALIGN, -EINVAL);
+}
+
+static int check_replaced(struct cowsnap_op *op)
+{
+	int err = cowsnap_check_seals(op);
+
+	if (!err)
+		err = check_cut(op, op->dst);
+	return err ?: check_cut(op, op_dst_end(op));
+}
+
 static int check_fixed_dst(struct cowsnap_op *op)
 {
 	struct vm_area_struct *vma;
@@ -172,7 +195,7 @@ static int check_fixed_dst(struct cowsnap_op *op)
 		return cowsnap_refuse(op, op->dst, COWSNAP_REASON_OVERFLOW,
 				      -EINVAL);
 	if (op->flags & COWSNAP_REMAP_FIXED)
-		return cowsnap_check_seals(op);
+		return check_replaced(op);
 	vma = find_vma_intersection(op->mm, op->dst, op_dst_end(op));
 	if (vma)
 		return cowsnap_refuse(op, max(op->dst, vma->vm_start),
@@ -303,9 +326,7 @@ static int replace_dst(struct cowsnap_op *op, struct list_head *uf)
 	/* What was just given back is charged again, for the duplicate. */
 	if (!err)
 		return charge(op, op->nr_account - op->charged);
-	if (err == -EINVAL)	/* through the middle of a huge page of hugetlb */
-		return cowsnap_refuse(op, op->dst, COWSNAP_REASON_ALIGN, err);
-	return cowsnap_refuse(op, op->dst, COWSNAP_REASON_NO_MEMORY, err);
+	return cowsnap_refuse(op, op->src, COWSNAP_REASON_NO_MEMORY, err);
 }
 
 static int reserve_dst(struct cowsnap_op *op)

@@ -114,8 +114,10 @@ TEST_F(refused, no_free_range_is_enomem)
 		SKIP(return, "no 70 TiB of address space");
 	self->r.src = U64(p);
 	self->r.len = len;
+	self->r.dst = U64(self->src);
 	EXPECT_EQ(-ENOMEM, mem_refused(self->fd, &self->r));
 	EXPECT_EQ(COWSNAP_REASON_NO_ROOM, self->r.reason);
+	EXPECT_EQ(self->r.dst, self->r.fault_addr);
 }
 
 /*

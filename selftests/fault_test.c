@@ -50,7 +50,7 @@ FIXTURE_VARIANT_ADD(fault, huge_elsewhere) {
 	.make = huge_elsewhere, .needs = true, .lasting = true,
 };
 FIXTURE_VARIANT_ADD(fault, part_of_huge_pinned) {
-	.make = part_of_huge_pinned, .needs = true,
+	.make = part_of_huge_pinned, .needs = true, .lasting = true,
 };
 FIXTURE_VARIANT_ADD(fault, pinned) {
 	.make = pinned, .needs = true, .sample = true,

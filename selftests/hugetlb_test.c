@@ -555,6 +555,38 @@ TEST_F_TIMEOUT(pages, fixed_replaces_hugetlb_memory, 90)
 	EXPECT_TRUE(pool_is(self->size, variant->pool, 0));
 }
 
+/*
+ * munmap cuts the mapping at the near end, and then finds that the hugetlb page at
+ * the far one cannot be cut.
+ */
+TEST_F_TIMEOUT(pages, fixed_over_half_a_page_leaves_all_mappings, 90)
+{
+	const size_t size = self->size;
+	char *at = mem_free_range(3 * size, size, 0), *huge = at + size;
+	char *src = mem_map_alone(size), *end[] = { huge, huge + size };
+	struct cowsnap_remap r = {
+		.size = sizeof(r), .src = (uintptr_t)src, .len = size,
+		.flags = COWSNAP_REMAP_FIXED,
+	};
+	int i;
+
+	ASSERT_NE(NULL, src);
+	ASSERT_EQ(at, mmap(at, 3 * size, PROT_READ | PROT_WRITE, MAP_PRIVATE |
+			   MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0));
+	ASSERT_EQ(huge, mmap(huge, size, PROT_READ | PROT_WRITE, MAP_PRIVATE |
+			     MAP_ANONYMOUS | MAP_HUGETLB | MAP_FIXED |
+			     variant->flags |
+			     __builtin_ctzl(size) << MAP_HUGE_SHIFT, -1, 0));
+	fill_page(huge, size, 9);
+	for (i = 0; i < 2; i++) {
+		r.dst = (uintptr_t)end[i] - size / 2;
+		EXPECT_EQ(-EINVAL, mem_refused(self->fd, &r));
+		EXPECT_EQ(COWSNAP_REASON_ALIGN, r.reason);
+		EXPECT_EQ((uintptr_t)huge + size / 2, r.fault_addr);
+		EXPECT_TRUE(check_page(huge, size, 9));
+	}
+}
+
 TEST_F_TIMEOUT(pages, read_only_until_it_is_made_writable, 90)
 {
 	struct cowsnap_remap r;

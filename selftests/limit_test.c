@@ -114,6 +114,7 @@ TEST_F(limit, max_map_count_is_kept)
 		ASSERT_EQ(-ENOMEM, err);
 		EXPECT_LE(room, nr);
 		EXPECT_EQ(COWSNAP_REASON_MAP_COUNT, r.reason);
+		EXPECT_EQ(U64(src), r.fault_addr);
 		EXPECT_EQ(base, map_count());
 	}
 	EXPECT_GE(worked, 3);
@@ -258,6 +259,7 @@ TEST_F(limit, rlimit_as_is_kept)
 	ASSERT_EQ(0, set_limit(RLIMIT_AS, (c.vm_size << 10) + len - MEM_PAGE));
 	EXPECT_EQ(-ENOMEM, mem_refused(self->fd, &r));
 	EXPECT_EQ(COWSNAP_REASON_RLIMIT, r.reason);
+	EXPECT_EQ(U64(src), r.fault_addr);
 
 	/* One page more, and it fits. */
 	ASSERT_EQ(0, set_limit(RLIMIT_AS, (c.vm_size << 10) + len));
@@ -285,6 +287,7 @@ TEST_F(limit, rlimit_data_is_kept)
 			       MEM_PAGE));
 	EXPECT_EQ(-ENOMEM, mem_refused(self->fd, &r));
 	EXPECT_EQ(COWSNAP_REASON_RLIMIT, r.reason);
+	EXPECT_EQ(U64(src), r.fault_addr);
 	ASSERT_EQ(0, set_limit(RLIMIT_DATA, (c.vm_data << 10) + len));
 	EXPECT_EQ(0, mem_refused(self->fd, &r));
 	ASSERT_EQ(0, set_limit(RLIMIT_DATA, old.rlim_cur));
@@ -428,6 +431,41 @@ TEST_F(limit, overcommit_mode_2_gives_what_mmap_gives)
 	EXPECT_LE(duplicated, mapped + slack);
 	EXPECT_GE(duplicated + slack, mapped);
 	EXPECT_TRUE(mem_check(src, PAGES(4), 1));
+}
+
+/* What stands in the way makes room for a part of it only, and stays. */
+TEST_F(limit, overcommit_mode_2_is_checked_before_replacing)
+{
+	long limit = meminfo("CommitLimit: %ld");
+	size_t len = (size_t)limit << 10 & ~(MEM_PAGE - 1);
+	struct mem_counters before, after;
+	struct cowsnap_remap r;
+	char *src, *dst;
+	int err;
+
+	if (geteuid())
+		SKIP(return, "needs root to change vm.overcommit_memory");
+	src = promise(len);
+	dst = mem_free_range(len, MEM_PAGE, 0);
+	ASSERT_NE(NULL, src);
+	ASSERT_EQ(dst, mmap(dst, PAGES(8), PROT_READ | PROT_WRITE, MAP_PRIVATE |
+			    MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+	mem_fill(src, PAGES(4), 1);
+	mem_fill(dst, PAGES(8), 2);
+	r = (struct cowsnap_remap) {
+		.size = sizeof(r), .flags = COWSNAP_REMAP_FIXED,
+		.src = U64(src), .len = len, .dst = U64(dst),
+	};
+	mem_counters(&before);
+	ASSERT_EQ(0, write_long(OVERCOMMIT, 2));
+	err = mem_refused(self->fd, &r);
+	ASSERT_EQ(0, write_long(OVERCOMMIT, self->overcommit));
+	mem_counters(&after);
+	EXPECT_EQ(-ENOMEM, err);
+	EXPECT_EQ(COWSNAP_REASON_COMMIT, r.reason);
+	EXPECT_EQ(U64(src), r.fault_addr);
+	EXPECT_TRUE(mem_counters_equal(&before, &after));
+	EXPECT_TRUE(mem_check(dst, PAGES(8), 2));
 }
 
 /* Mode 0 refuses what can never be there, mode 1 nothing. */

@@ -106,7 +106,10 @@ enum cowsnap_reason {
 	COWSNAP_REASON_MIN_ADDR,	/* EPERM: below vm.mmap_min_addr */
 	COWSNAP_REASON_NO_ROOM,		/* ENOMEM: no free range of that length */
 
-	/* Limits and events. fault_addr is where in the source it was noticed. */
+	/*
+	 * Limits and events. fault_addr is where in the source it was noticed, or
+	 * in the duplicate that RELEASE drops.
+	 */
 	COWSNAP_REASON_MAP_COUNT = 96,	/* ENOMEM: vm.max_map_count */
 	COWSNAP_REASON_RLIMIT,		/* ENOMEM: RLIMIT_AS or RLIMIT_DATA */
 	COWSNAP_REASON_COMMIT,		/* ENOMEM: vm.overcommit_memory */
@@ -244,7 +247,9 @@ struct cowsnap_query {
  *
  * With FIXED and HOLES all of [dst, dst + len) is replaced, holes included.
  * Whatever can be checked is checked before anything is replaced. In all other
- * respects a failed call leaves mappings, contents and accounting as they were.
+ * respects a failed call leaves mappings, contents and accounting as they were;
+ * but a mapping that reaches beyond the destination may stay cut there when memory
+ * runs short just while it is unmapped, as with munmap(2).
  */
 struct cowsnap_remap {
 	__u32 size;
@@ -421,8 +426,9 @@ struct cowsnap_diff {
  *
  * As munmap(2) of the duplicate and UNSHARE with REUSE of the source. Nothing is
  * unmapped when the call fails, except when only the result could not be stored
- * (EFAULT). SEALED when a mapping of the duplicate is sealed, MAP_COUNT when a part
- * out of its middle would leave one mapping too many.
+ * (EFAULT); but see struct cowsnap_remap for cuts. SEALED when a mapping of the
+ * duplicate is sealed, MAP_COUNT when a part out of its middle would leave one
+ * mapping too many.
  */
 struct cowsnap_release {
 	__u32 size;
