@@ -423,34 +423,4 @@ TEST_F(mm_id, pieces_of_the_source_are_merged)
 	munmap(src, len);
 }
 
-/* A refusal of what FIXED is to unmap, found after the source was cut. */
-TEST_F(mm_id, failed_call_leaves_huge_pages_to_the_source)
-{
-	size_t len = 3 * MEM_HUGE;
-	struct cowsnap_remap r = {
-		.size = sizeof(r), .len = MEM_HUGE,
-		.flags = COWSNAP_REMAP_FIXED,
-	};
-	char *src, *page;
-	uint64_t maps;
-
-	src = mem_map_huge(len);
-	if (!src)
-		SKIP(return, "no huge pages");
-	mem_fill(src, len, SEED);
-	r.src = (uintptr_t)src + MEM_HUGE;
-	page = mmap(NULL, MEM_HUGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS |
-		    MAP_NORESERVE | MAP_HUGETLB, -1, 0);
-	if (page == MAP_FAILED)
-		SKIP(return, "no hugetlb memory: %m");
-	r.dst = (uintptr_t)page + MEM_HUGE / 2;
-	maps = mem_maps_hash();
-	EXPECT_EQ(-EINVAL, mem_refused(self->fd, &r));
-	EXPECT_EQ(COWSNAP_REASON_ALIGN, r.reason);
-	EXPECT_EQ(maps, mem_maps_hash());
-	EXPECT_TRUE(mem_smaps_flag(src + MEM_HUGE, "hg"));
-	EXPECT_TRUE(mem_all_huge(src, len));
-	munmap(src, len);
-}
-
 TEST_HARNESS_MAIN
