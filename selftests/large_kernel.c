@@ -12,16 +12,6 @@
 
 /* migration */
 
-static int node_of(char *p)
-{
-	void *pages[1] = { p };
-	int status[1] = { -1 };
-
-	if (syscall(__NR_move_pages, 0, 1, pages, NULL, status, 0))
-		return -1;
-	return status[0];
-}
-
 /* The node on which the view's first present page is not. */
 static int other_node(const struct large_view *v)
 {
