@@ -113,6 +113,7 @@ unsigned long cowsnap_dst_vm_flags(const struct cowsnap_op *op,
 				   struct vm_area_struct *vma);
 int cowsnap_reserve_vma(struct cowsnap_op *op, struct vm_area_struct *src_vma,
 			unsigned long start, unsigned long end);
+int cowsnap_unmap_dst(struct cowsnap_op *op, struct list_head *uf);
 
 /* share.c */
 int cowsnap_share(struct cowsnap_op *op);

@@ -197,7 +197,7 @@ static int unmap(struct cowsnap_op *op, struct release *release,
 	if (whole)
 		drop_duplicate(op, release);
 	do {
-		err = ksym(do_munmap)(op->mm, op->dst, op->len, uf);
+		err = cowsnap_unmap_dst(op, uf);
 	} while (whole && err == -ENOMEM && !fatal_signal_pending(current));
 	if (!err)
 		return 0;

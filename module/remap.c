@@ -322,7 +322,7 @@ static int replace_dst(struct cowsnap_op *op, struct list_head *uf)
 
 	if (!(op->flags & COWSNAP_REMAP_FIXED))
 		return 0;
-	err = ksym_or(-ENOMEM, do_munmap, op->mm, op->dst, op->len, uf);
+	err = cowsnap_fault() ? -ENOMEM : cowsnap_unmap_dst(op, uf);
 	/* What was just given back is charged again, for the duplicate. */
 	if (!err)
 		return charge(op, op->nr_account - op->charged);

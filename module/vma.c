@@ -185,3 +185,21 @@ int cowsnap_reserve_vma(struct cowsnap_op *op, struct vm_area_struct *src_vma,
 		keep_page_tables(vma);
 	return err;
 }
+
+/*
+ * munmap of what is at the destination. Short of memory it would leave the first
+ * cut of two. It wants little before it gives more back, so it may have what is
+ * reserved for that; a second call cuts only what is not cut yet.
+ */
+int cowsnap_unmap_dst(struct cowsnap_op *op, struct list_head *uf)
+{
+	int err = ksym(do_munmap)(op->mm, op->dst, op->len, uf);
+	unsigned int saved;
+
+	if (err != -ENOMEM)
+		return err;
+	saved = memalloc_noreclaim_save();
+	err = ksym(do_munmap)(op->mm, op->dst, op->len, uf);
+	memalloc_noreclaim_restore(saved);
+	return err;
+}

@@ -4,6 +4,7 @@
  * stands there stays.
  */
 #include <linux/capability.h>
+#include <sys/auxv.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
@@ -53,6 +54,35 @@ TEST_F(refused, sealed_destination_is_eperm_and_stays)
 	EXPECT_EQ(COWSNAP_REASON_SEALED, self->r.reason);
 	EXPECT_EQ(U64(dst) + PAGES(2), self->r.fault_addr);
 	EXPECT_TRUE(mem_check(dst, self->len, 2));
+}
+
+/* The kernel's own mappings: they can be replaced as a whole, but not cut. */
+TEST_F(refused, destination_across_the_edge_of_the_vdso_is_einval)
+{
+	char *vdso = (char *)getauxval(AT_SYSINFO_EHDR), name[64];
+	unsigned long start, end;
+
+	if (!mem_vma(vdso, &start, &end, NULL) || end - start < PAGES(2))
+		SKIP(return, "no vdso of two pages");
+	self->r.dst = start + MEM_PAGE;
+	self->r.flags = COWSNAP_REMAP_FIXED;
+	EXPECT_EQ(-EINVAL, mem_refused(self->fd, &self->r));
+	EXPECT_EQ(COWSNAP_REASON_ALIGN, self->r.reason);
+	EXPECT_EQ(start + MEM_PAGE, self->r.fault_addr);
+	self->r.dst = start + MEM_PAGE - self->len;
+	EXPECT_EQ(-EINVAL, mem_refused(self->fd, &self->r));
+	EXPECT_EQ(COWSNAP_REASON_ALIGN, self->r.reason);
+
+	/* Up to its edge, unless the stack happens to be there. */
+	while (mem_vma_name((char *)start - 1, name, sizeof(name)) &&
+	       !strncmp(name, "[vvar", 5))
+		mem_vma((char *)start - 1, &start, &end, NULL);
+	self->r.len = MEM_PAGE;
+	self->r.dst = start - MEM_PAGE;
+	if (!mem_is_free((char *)start - MEM_PAGE, MEM_PAGE))
+		return;
+	EXPECT_EQ(0, call(self->fd, COWSNAP_REMAP, &self->r));
+	EXPECT_TRUE(mem_check((char *)start - MEM_PAGE, MEM_PAGE, 1));
 }
 
 static int drop_rawio(void)

@@ -249,9 +249,13 @@ static bool failure_is_sound(struct scene *s, struct state *st, int err,
 		return complain("%llu shared, %llu copied by a failure",
 				(unsigned long long)r->shared,
 				(unsigned long long)r->copied);
-	if (!destination_is_sound(s) || !furnish(s) || !source_is_sound(s))
+	if (!destination_is_sound(s))
 		return false;
-	return state_is(s, st);
+	/* furnish() would join the pieces. */
+	if (s->dst && !mem_is_free(s->dst, s->len) &&
+	    mem_maps_hash() != st->maps)
+		return complain("what is at the destination was cut");
+	return furnish(s) && source_is_sound(s) && state_is(s, st);
 }
 
 /* A source that has lost huge pages may be a mapping of its own, see cowsnap.h. */

@@ -660,7 +660,7 @@ TEST_F_TIMEOUT(pages, policy_decides_where_copies_come_from, 90)
 	uring_close(&ring);
 }
 
-/* SIGBUS, not zeroes. The last one here: the memory is lost to the machine, too. */
+/* SIGBUS, not zeroes. After the others: the page is lost to the machine, too. */
 TEST_F_TIMEOUT(pages, page_lost_to_an_error_before_is_lost_in_the_duplicate, 90)
 {
 	size_t nr = (TOUCHED - 1) * self->size / MEM_PAGE;

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/swap.h>
 #include <sys/wait.h>
 
 #include "kernel.h"
@@ -164,6 +165,22 @@ static inline void pad_slots(const struct rows *rows)
 		return;
 	mem_fill(p, PAGES(rows->pad), SEED);
 	mem_pageout(p, PAGES(rows->pad));
+}
+
+/*
+ * Of a swap area in use for long no slots follow each other. Not of a disk: what is
+ * there has to be read.
+ */
+static inline void renew_swap(void)
+{
+	char path[32] = "";
+	FILE *f = fopen("/proc/swaps", "re");
+
+	if (f && fscanf(f, "%*[^\n] %31s", path) == 1 &&
+	    !strncmp(path, "/dev/ram", 8) && !swapoff(path))
+		swapon(path, 0);
+	if (f)
+		fclose(f);
 }
 
 /* How many blocks from @p on could be read in as a whole? */

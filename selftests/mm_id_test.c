@@ -278,6 +278,7 @@ TEST_F(mm_id, neighbour_of_a_shared_page_is_read_in_alone)
 			break;
 		ASSERT_TRUE(end_child(&child));
 		munmap(src, len);
+		renew_swap();
 	}
 	if (!count)
 		SKIP(return, "swap slots do not come in a row");

@@ -133,6 +133,7 @@ TEST_F(stranger, reads_what_ksm_had_merged)
 			break;
 		ASSERT_TRUE(end_child(&self->child));
 		munmap(self->src, STRANGER_LEN);
+		renew_swap();
 	}
 	if (!count)
 		SKIP(return, "swap slots do not come in a row");

@@ -247,9 +247,9 @@ struct cowsnap_query {
  *
  * With FIXED and HOLES all of [dst, dst + len) is replaced, holes included.
  * Whatever can be checked is checked before anything is replaced. In all other
- * respects a failed call leaves mappings, contents and accounting as they were;
- * but a mapping that reaches beyond the destination may stay cut there when memory
- * runs short just while it is unmapped, as with munmap(2).
+ * respects a failed call leaves mappings, contents and accounting as they were.
+ * Where huge_whole is 0, a part of a private mapping of a file may stay a mapping of
+ * its own, if the file system wants to hear of each that is unmapped (FUSE).
  */
 struct cowsnap_remap {
 	__u32 size;
@@ -426,9 +426,8 @@ struct cowsnap_diff {
  *
  * As munmap(2) of the duplicate and UNSHARE with REUSE of the source. Nothing is
  * unmapped when the call fails, except when only the result could not be stored
- * (EFAULT); but see struct cowsnap_remap for cuts. SEALED when a mapping of the
- * duplicate is sealed, MAP_COUNT when a part out of its middle would leave one
- * mapping too many.
+ * (EFAULT). SEALED when a mapping of the duplicate is sealed, MAP_COUNT when a part
+ * out of its middle would leave one mapping too many.
  */
 struct cowsnap_release {
 	__u32 size;
