@@ -272,8 +272,8 @@ for kernel in "${list[@]}"; do
 	check_kernel "$(name_of "$kernel")"
 done
 if [ "${MUTANTS:-yes}" != no ]; then
-	# Many and short: they fill the time until the last guest ends.
-	wait_spawned 2
+	# Many and short: they fill the time until the last guests end.
+	wait_spawned 3
 	begin mutants
 	KERNELS=$kernels "$vm/../mutants/run.sh" | tee "$log/mutants.log" | sed -u "s/^/$clear_line/"
 	finish mutants over
