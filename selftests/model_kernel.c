@@ -144,9 +144,10 @@ enum outcome op_policy(struct world *w)
 		       0) ? FAILED : DONE;
 }
 
+/* 6.1 pins for io_uring without ever waiting: nobody can be asked for the page. */
 static bool can_be_pinned(const struct page *p)
 {
-	return p->kind == ANON && p->prot & PROT_WRITE;
+	return p->kind == ANON && p->prot & PROT_WRITE && !(p->flags & UFFD);
 }
 
 /* For as long as it likes a device may store to these pages. */
