@@ -76,9 +76,12 @@ mkdir -p "$out/lib" "$out/mm"
 quietly make -C "$top/selftests/preload" OUTPUT="$(cd "$out" && pwd)"
 cp "$(command -v stress-ng)" "$out"
 take "$tree"/mm.built/*
-# 6.1 has the one under its old name, and lacks the other.
-[ ! -e "$out/mm/userfaultfd" ] || mv "$out/mm/userfaultfd" "$out/mm/uffd-stress"
-[ -e "$out/mm/cow" ] || take "$(mm_tests 6.12)/mm.built/cow"
+# 6.1 has one under its old name, lacks another, and its migration gives up when a
+# page is busy once, where later ones try again.
+if [ -e "$out/mm/userfaultfd" ]; then
+	mv "$out/mm/userfaultfd" "$out/mm/uffd-stress"
+	take "$(mm_tests 6.12)"/mm.built/{cow,migration}
+fi
 # What threads need that are cancelled, named by no program.
 gcc=$(gcc -print-file-name=libgcc_s.so.1)
 { libraries "$out/stress-ng" "$out/preload-counts" "$out/mm"/*; echo "$gcc"; } |

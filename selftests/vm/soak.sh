@@ -127,7 +127,7 @@ run_part()
 	foreign)
 		# One program may take nine times its patience, beyond the time given.
 		files=$out/foreign-$series
-		command="/files/guest-foreign.sh --patience 120 --seconds $seconds"
+		command="/files/guest-foreign.sh --patience 150 --seconds $seconds"
 		command+=" --start $((seed % 1000 + 1))" ;;
 	esac
 	"$vm/run.sh" --kernel "$(cat "$out/kernel-$series")" --module "$out/$module-$series/cowsnap.ko" \
