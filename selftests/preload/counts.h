@@ -20,7 +20,7 @@
 	X(copied, "pages copied at once")				\
 	X(refused, "duplicates refused, for the reasons below")		\
 	X(skipped, "mappings left alone because a limit is near")	\
-	X(traced, "pages found to be the page of the source, or in swap where that is")		\
+	X(traced, "pages found to be the source's, by frame or swap entry") \
 	X(written, "pages that the program wrote to meanwhile")	\
 	X(compared, "pages read twice and found unchanged")		\
 	X(verified, "copied pages compared with their source")		\

@@ -153,8 +153,8 @@ results_of()
 }
 
 # What failed or was left out in results $2 and never did alone ($1), or got lost;
-# empty when alike. A program ends with status 1 because of a test that failed: when all of these are
-# excused, so is its end.
+# empty when alike. A program ends with status 1 because of a test that failed: when
+# all of these are excused, so is its end.
 differences()
 {
 	awk 'NR == FNR { alone[$0] = 1; next } !alone[$0] && !/^ok /' "$1" "$2" >"$work/only"
